@@ -1,0 +1,98 @@
+"""Where state lives: one folder per installation, `COMMONFLEET_HOME` (default `~/.commonfleet`).
+
+ledger.db      records (SQLite)          store/     artifacts, plans and bundles by digest
+results/       Parquet segments          machine/   what runners on this machine keep (spools, work folders)
+builds/        unpacked builds           keys/      ed25519 keys, mode 0600
+reports/       a page per run            prefect/   the operator's Prefect server, database and logs
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from blocks.errors import CommonfleetError
+
+STATE_VERSION = 1
+"""Version of the folder's layout. A folder of a newer version is refused, never guessed at."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """The paths of one installation."""
+
+    root: Path
+
+    @property
+    def ledger(self) -> Path:
+        return self.root / "ledger.db"
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results"
+
+    @property
+    def store(self) -> Path:
+        return self.root / "store"
+
+    @property
+    def machine(self) -> Path:
+        return self.root / "machine"
+
+    @property
+    def builds(self) -> Path:
+        return self.root / "builds"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    @property
+    def prefect(self) -> Path:
+        return self.root / "prefect"
+
+
+def open_home(root: Path | None = None) -> Home:
+    """Open the state folder, making it where it does not exist.
+
+    Raises CommonfleetError when the folder cannot be written or belongs to a newer commonfleet.
+    """
+    chosen = root or Path(os.environ.get("COMMONFLEET_HOME") or Path.home() / ".commonfleet")
+    home = Home(chosen.expanduser().absolute())
+    version_file = home.root / "version"
+    try:
+        home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (home.results, home.store, home.machine, home.builds, home.reports):
+            folder.mkdir(exist_ok=True)
+        home.keys.mkdir(exist_ok=True, mode=0o700)
+        if not version_file.exists():
+            version_file.write_text(f"{STATE_VERSION}\n")
+    except OSError as error:
+        raise CommonfleetError(
+            f"The state folder {home.root} cannot be used: {error.strerror or error}.",
+            do="Make it writable, free some space, or set COMMONFLEET_HOME to another folder.",
+        ) from error
+    check_version(version_file)
+    return home
+
+
+def check_version(version_file: Path) -> None:
+    """Refuse a state folder that this version cannot read. Raises CommonfleetError."""
+    text = version_file.read_text().strip()
+    if not text.isdigit():
+        raise CommonfleetError(
+            f"{version_file} should hold a version number and holds {text[:40]!r}.",
+            kept="Nothing was changed.",
+            do="Restore the file (a number such as 1), or set COMMONFLEET_HOME to another folder.",
+        )
+    if int(text) > STATE_VERSION:
+        raise CommonfleetError(
+            f"The state folder {version_file.parent} has version {text}; this commonfleet knows version {STATE_VERSION}.",
+            kept="Nothing was changed.",
+            do="Install the newer commonfleet, or set COMMONFLEET_HOME to another folder.",
+        )

@@ -1,0 +1,103 @@
+"""The content-addressed artifact store: a file per digest, written once.
+
+Kept small on purpose: put and get by digest. A put is atomic and durable (fsync, rename), so a crash leaves at
+most a stray temporary file, which `sweep` removes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from blocks.canonical import digest_bytes
+from blocks.errors import TrustError
+
+
+@dataclass(frozen=True)
+class Store:
+    """A local store below `root`."""
+
+    root: Path
+
+    def path(self, digest: str) -> Path:
+        """Where the content of `digest` stands (whether or not it is there)."""
+        hexdigest = digest.removeprefix("sha256:")
+        if len(hexdigest) != 64 or not all(c in "0123456789abcdef" for c in hexdigest):
+            raise TrustError(f"{digest[:80]!r} is no SHA-256 digest.")
+        return self.root / hexdigest[:2] / hexdigest
+
+    def has(self, digest: str) -> bool:
+        return self.path(digest).exists()
+
+    def put_bytes(self, data: bytes) -> str:
+        """Keep `data`; returns its digest."""
+        digest = digest_bytes(data)
+        target = self.path(digest)
+        if not target.exists():
+            temporary = self._temporary(target)
+            with temporary.open("wb") as file:
+                file.write(data)
+                _durable(file.fileno())
+            temporary.rename(target)
+            _durable_folder(target.parent)
+        return digest
+
+    def put_file(self, source: Path) -> str:
+        """Keep a copy of `source`; returns its digest. The copy is hashed as it is written."""
+        temporary = self._temporary(self.root / "incoming" / "file")
+        hasher = hashlib.sha256()
+        with source.open("rb") as reader, temporary.open("wb") as writer:
+            while chunk := reader.read(1 << 20):
+                hasher.update(chunk)
+                writer.write(chunk)
+            _durable(writer.fileno())
+        digest = "sha256:" + hasher.hexdigest()
+        target = self.path(digest)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.rename(target)
+        _durable_folder(target.parent)
+        return digest
+
+    def get(self, digest: str) -> bytes:
+        """The content. Raises FileNotFoundError, or TrustError where the file is not what its name says."""
+        data = self.path(digest).read_bytes()
+        if digest_bytes(data) != digest:
+            raise TrustError(
+                f"The stored file {self.path(digest)} does not have its digest any more.",
+                do="The disk or somebody changed it: restore it from a backup.",
+            )
+        return data
+
+    def sweep(self) -> int:
+        """Remove temporary files that a crash left; returns how many."""
+        stray = list(self.root.glob("*/.tmp-*"))
+        for path in stray:
+            path.unlink(missing_ok=True)
+        return len(stray)
+
+    def _temporary(self, target: Path) -> Path:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".tmp-", dir=target.parent)
+        os.close(handle)
+        return Path(name)
+
+
+def free_bytes(path: Path) -> int:
+    """Free space of the disk that holds `path`."""
+    return shutil.disk_usage(path).free
+
+
+def _durable(descriptor: int) -> None:
+    os.fsync(descriptor)
+
+
+def _durable_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
