@@ -9,7 +9,7 @@ ends against it. Times named `*_seconds` are durations; `started` is the machine
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict, final
 
 PROTOCOL = 1
 
@@ -126,6 +126,7 @@ class Order(TypedDict):
     env: dict[str, str]
 
 
+@final
 class Grant(TypedDict):
     """What the desk answers to a slot that asks for work."""
 
@@ -134,9 +135,11 @@ class Grant(TypedDict):
     deadline_seconds: float  # from now, by the database's clock
     slot: int
     environment: str
+    suite: str
     units: list[dict[str, Any]]  # Unit.to_json()
 
 
+@final
 class Wait(TypedDict):
     """Nothing to grant now: ask again after `seconds`. `dry` says that this run has nothing left to grant, ever."""
 

@@ -39,12 +39,12 @@ class now(FunctionElement[float]):
 
 
 @compiles(now, "sqlite")
-def _now_sqlite(*_: Any) -> str:
+def _now_sqlite(*_: Any, **__: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
 @compiles(now, "postgresql")
-def _now_postgresql(*_: Any) -> str:
+def _now_postgresql(*_: Any, **__: Any) -> str:
     return "extract(epoch from clock_timestamp())::double precision"
 
 

@@ -1,0 +1,62 @@
+"""The desk: what an agent talks to. One interface, whatever the transport.
+
+`LedgerDesk` is the desk of machines that we reach: its calls are transactions of this process, fenced by the
+driver's seat. The vendors' gateway offers the same four calls over HTTPS, and both end in the same functions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import Connection
+
+from blocks.lease import Grant, Wait
+from blocks.ledger import Ledger
+from tasks.collect.admit import Admission, admit
+from tasks.collect.driver import Seat, fence
+from tasks.collect.grant import Asking, give_back, grant, renew
+
+T = TypeVar("T")
+
+
+class Desk(Protocol):
+    """Where an agent asks for work and delivers what came of it. Calls raise CommonfleetError kinds only."""
+
+    async def ask(self, asking: Asking) -> Grant | Wait: ...
+
+    async def renew(self, lease: str) -> float: ...
+
+    async def deliver(self, envelope: dict[str, Any], public: bytes) -> Admission: ...
+
+    async def give_back(self, lease: str, *, died: bool, in_hand: str | None) -> int: ...
+
+
+@dataclass(frozen=True)
+class LedgerDesk:
+    """The desk of a driver, beside its ledger."""
+
+    ledger: Ledger
+    seat: Seat
+
+    async def ask(self, asking: Asking) -> Grant | Wait:
+        return await self._fenced(lambda connection: grant(connection, asking))
+
+    async def renew(self, lease: str) -> float:
+        return await self._fenced(lambda connection: renew(connection, lease))
+
+    async def deliver(self, envelope: dict[str, Any], public: bytes) -> Admission:
+        return await asyncio.to_thread(admit, self.ledger, envelope, public, seat=self.seat)
+
+    async def give_back(self, lease: str, *, died: bool, in_hand: str | None) -> int:
+        return await self._fenced(lambda connection: give_back(connection, lease, died=died, in_hand=in_hand))
+
+    async def _fenced(self, act: Callable[[Connection], T]) -> T:
+        def transact() -> T:
+            with self.ledger.write() as connection:
+                fence(connection, self.seat)
+                return act(connection)
+
+        return await asyncio.to_thread(transact)

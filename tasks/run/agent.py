@@ -1,0 +1,216 @@
+"""The agent: a machine's working life for one run. It asks the desk for leases, starts runners, delivers what they
+spool, signs it, and gives back what is left.
+
+    adopt what a dead agent left ─► per slot: ask ─► start ─► (watch, deliver, renew)* ─► give back ─► ask ...
+
+Nothing here is needed for finished work to survive: the runner outlives this process, and the next agent finds its
+lease folders by asking the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from blocks.canonical import canonical_json
+from blocks.errors import HostError, ProtocolError
+from blocks.lease import PROTOCOL, Grant, Order, OrderedUnit
+from blocks.signing import BUNDLE_TYPE, Key, sign
+from tasks.collect.desk import Desk
+from tasks.collect.grant import LEASE_SECONDS, Asking
+from tasks.run.pipe import Pipe
+
+POLL_SECONDS = 0.05
+DELIVER_SECONDS = 2.0
+RENEW_SECONDS = LEASE_SECONDS / 4
+STOP_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A machine that is ready for a run's environments: where the builds and sources stand on it."""
+
+    machine: str
+    pipe: Pipe
+    slots: int
+    threads: int
+    python: Mapping[str, str]  # interpreter tag -> path
+    builds: Mapping[str, str]  # environment -> root of its unpacked build
+    sources: Mapping[str, str]  # suite -> root of its unpacked files
+    accelerators: Mapping[str, Sequence[Mapping[str, Any]]]  # environment -> by slot: class, devices, env, nodes
+    environments: Mapping[str, Mapping[str, Any]]  # environment -> python tag, env
+    suites: Mapping[str, Mapping[str, Any]]  # suite -> env, retry_alone
+    sandbox: str = "auto"
+    output_cap_bytes: int = 256 << 10
+
+
+@dataclass
+class Lane:
+    """What one slot is doing, for those who watch."""
+
+    lease: str = ""
+    in_hand: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Agent:
+    """One machine serving one run. `delivered` is called with each part that was admitted for the first time."""
+
+    desk: Desk
+    ready: Ready
+    run: str
+    key: Key
+    target_seconds: float = 30.0
+    delivered: Callable[[Mapping[str, Any]], None] = lambda _: None
+    lanes: list[Lane] = field(default_factory=list)
+    status: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    async def work(self, leased: Collection[str]) -> None:
+        """Serve until the queue is dry. `leased`: this run's live leases on this machine, from before our time."""
+        self.lanes[:] = [Lane() for _ in range(self.ready.slots)]
+        watcher = asyncio.create_task(self._watch())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for life in await self._adopt(leased):
+                    group.create_task(life)
+                for lane in self.lanes:
+                    group.create_task(self._lane(lane))
+        finally:
+            watcher.cancel()
+
+    async def stop(self) -> None:
+        """End every runner of this run on this machine, then deliver what they had finished."""
+        runners = (await self.ready.pipe.call("status"))["runners"]
+        ours = [runner["lease"] for runner in runners if runner["run"] == self.run]
+        await asyncio.gather(*(self._end(lease) for lease in ours))
+
+    async def _end(self, lease: str) -> None:
+        await self.ready.pipe.call("stop", lease=lease, grace_seconds=STOP_SECONDS)
+        await self._finish(lease)
+
+    async def _lane(self, lane: Lane) -> None:
+        asking = Asking(self.run, self.ready.machine, tuple(self.ready.builds), self.target_seconds)
+        while True:
+            answer = await self.desk.ask(asking)
+            if "dry" in answer:
+                if answer["dry"]:
+                    return
+                await asyncio.sleep(answer["seconds"])
+                continue
+            lane.lease = answer["lease"]
+            lane.names = {unit["id"]: unit["name"] for unit in answer["units"]}
+            await self.ready.pipe.call("start", order=self._order(answer))
+            await self._follow(lane, answer["lease"])
+            lane.lease, lane.in_hand = "", ""
+
+    async def _follow(self, lane: Lane, lease: str) -> None:
+        """Watch one runner to its end, delivering and renewing on the way."""
+        clock = asyncio.get_running_loop().time
+        acked, spooled, delivered, renewed = 0, 0, clock(), clock()
+        lost = False
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            state = self.status.get(lease)
+            if state is None:
+                continue  # the watcher has not seen it yet
+            lane.in_hand = lane.names.get(state.get("in_hand") or "", "")
+            over = state["done"] or not state["alive"]
+            if over:
+                break
+            if state["spooled"] > spooled and clock() - delivered >= DELIVER_SECONDS:
+                acked = await self._deliver(lease, acked)
+                spooled, delivered = state["spooled"], clock()
+            if not lost and clock() - renewed >= RENEW_SECONDS:
+                renewed, lost = clock(), not await self._renew(lease)
+                if lost:
+                    await self.ready.pipe.call("stop", lease=lease, grace_seconds=STOP_SECONDS)
+        await self._finish(lease, acked)
+
+    async def _renew(self, lease: str) -> bool:
+        try:
+            await self.desk.renew(lease)
+        except ProtocolError:
+            return False  # it expired: its units may be with somebody else by now
+        return True
+
+    async def _deliver(self, lease: str, acked: int) -> int:
+        """Deliver the next part, if there is one; returns the number of the last part delivered."""
+        part = (await self.ready.pipe.call("collect", lease=lease, acked=acked))["part"]
+        return acked if part is None else await self._admit(part)
+
+    async def _finish(self, lease: str, acked: int = 0) -> None:
+        """The runner is over, however it ended: deliver the rest, give back what is left, forget the folder."""
+        while (answer := await self.ready.pipe.call("collect", lease=lease, acked=acked))["part"] is not None:
+            acked = await self._admit(answer["part"])
+        await self.desk.give_back(lease, died=not answer["done"], in_hand=answer["in_hand"])
+        await self.ready.pipe.call("forget", lease=lease)
+
+    async def _admit(self, part: Mapping[str, Any]) -> int:
+        envelope = sign(self.key, BUNDLE_TYPE, canonical_json(part))
+        admission = await self.desk.deliver(envelope, self.key.public)
+        if admission.fresh:
+            self.delivered(part)
+        return int(part["part"])
+
+    async def _adopt(self, leased: Collection[str]) -> list[Coroutine[Any, Any, None]]:
+        """What a dead agent left on this machine: running runners are followed, finished ones delivered."""
+        runners = (await self.ready.pipe.call("status"))["runners"]
+        found = {runner["lease"]: runner for runner in runners if runner["run"] == self.run}
+        for lease in set(leased) - set(found):  # granted, but the machine never heard of it
+            await self.desk.give_back(lease, died=False, in_hand=None)
+        lives: list[Coroutine[Any, Any, None]] = []
+        for lease, runner in found.items():
+            still_ours = runner["alive"] and lease in leased and await self._renew(lease)
+            lives.append(self._follow(Lane(lease), lease) if still_ours else self._end(lease))
+        return lives
+
+    async def _watch(self) -> None:
+        """One look at the machine for all lanes."""
+        while True:
+            runners = (await self.ready.pipe.call("status"))["runners"]
+            self.status = {runner["lease"]: runner for runner in runners}
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _order(self, grant: Grant) -> Order:
+        ready, environment = self.ready, grant["environment"]
+        facts = ready.environments[environment]
+        python = ready.python.get(facts["python"])
+        if python is None:
+            raise HostError(f"{ready.machine} has no {facts['python']} interpreter any more.", do="Install it again.")
+        suite = grant["suite"]
+        alone = any(unit["exclusive"] for unit in grant["units"])
+        return Order(
+            protocol=PROTOCOL,
+            lease=grant["lease"],
+            run=self.run,
+            slot=grant["slot"],
+            units=[_ordered(unit) for unit in grant["units"]],
+            build=ready.builds[environment],
+            sources={suite: ready.sources[suite]} if suite in ready.sources else {},
+            python=python,
+            accelerator=dict(ready.accelerators[environment][grant["slot"]]),
+            threads=ready.threads * ready.slots if alone else ready.threads,
+            deadline_seconds=grant["deadline_seconds"],
+            sandbox=ready.sandbox,  # type: ignore[typeddict-item]
+            retry_alone=ready.suites[suite]["retry_alone"],
+            output_cap_bytes=ready.output_cap_bytes,
+            env={**facts["env"], **ready.suites[suite]["env"]},
+        )
+
+
+def _ordered(unit: Mapping[str, Any]) -> OrderedUnit:
+    return OrderedUnit(
+        unit=unit["id"],
+        name=unit["name"],
+        kind=unit["kind"],
+        spec=unit["spec"],
+        tests=unit["tests"],
+        suite=unit["suite"],
+        timeout_seconds=unit["timeout_seconds"],
+        test_timeout_seconds=unit["test_timeout_seconds"],
+        memory_bytes=unit["memory_bytes"],
+        exclusive=unit["exclusive"],
+    )

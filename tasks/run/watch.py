@@ -1,0 +1,55 @@
+"""What a driver is doing right now, for those who watch: the command line and Prefect's artifacts.
+
+A plain mutable picture that nobody decides anything from. Decisions are made from the ledger.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks.run.agent import Lane
+
+
+@dataclass
+class Watch:
+    """The picture. `phase` is what the run is at (build, plan, test, ...), `note` what exactly."""
+
+    run: str = ""
+    phase: str = "starting"
+    note: str = ""
+    planned: int = 0
+    finished: int = 0
+    planned_seconds: float = 0.0
+    finished_seconds: float = 0.0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    lanes: Sequence[Lane] = ()
+    estimates: Mapping[str, float] = field(default_factory=dict)  # unit -> seconds
+    testing_since: float | None = None
+
+    def at(self, phase: str, note: str = "") -> None:
+        """Enter a phase."""
+        self.phase, self.note = phase, note
+
+    def tell(self, note: str) -> None:
+        """Say what exactly is going on in this phase."""
+        self.note = note
+
+    def delivered(self, part: Mapping[str, Any]) -> None:
+        """Count what an admitted part brought."""
+        for line in part["records"]:
+            self.finished += 1
+            self.finished_seconds += self.estimates.get(line["unit"], 0.0)
+            for attempt in line["attempts"]:
+                if attempt["mode"] == "company":
+                    self.outcomes.update(result["outcome"] for result in attempt["results"])
+
+    def left_seconds(self) -> float | None:
+        """How long it may take yet, from the estimates and how they have held so far; None while nobody can know."""
+        if self.testing_since is None or self.finished_seconds <= 0:
+            return None
+        pace = (time.monotonic() - self.testing_since) / self.finished_seconds
+        return max(0.0, self.planned_seconds - self.finished_seconds) * pace

@@ -1,0 +1,201 @@
+"""Admitting and settling: both orders of arrival, duplicates, latecomers, conflicts and forgeries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.exc import DBAPIError
+
+from blocks.canonical import canonical_json
+from blocks.errors import ProtocolError, TrustError
+from blocks.ledger import Ledger
+from blocks.ledger.schema import attempts, bundles, events, settlements
+from blocks.signing import BUNDLE_TYPE, Key, load_or_make_key, sign
+from tasks.collect.admit import admit
+from tasks.collect.grant import end_unfinished, expire
+from tests.tasks.collect.conftest import Night, finished, open_night, unit
+
+
+@pytest.fixture
+def one(ledger: Ledger, key: Key) -> Night:
+    """A night of one unit on two machines."""
+    return open_night(ledger, key, [unit(1)], machines_=("m1", "m2"))
+
+
+def expired(night: Night) -> str:
+    """A lease that was granted and has expired; its unit is back in the queue."""
+    lease = night.granted("m1")["lease"]
+    night.overdue(lease)
+    with night.ledger.write() as connection:
+        expire(connection)
+    return lease
+
+
+def counted(night: Night) -> list[tuple[str, bool, str]]:
+    return [(row.lease, row.counted, row.reason) for row in night.attempts()]
+
+
+def test_a_part_is_admitted_once_however_often_it_is_sent(one: Night) -> None:
+    lease = one.granted()["lease"]
+    record = finished(one.planned[0].id)
+
+    assert one.deliver(lease, 1, [record]).fresh
+    assert not one.deliver(lease, 1, [record]).fresh
+    assert len(one.attempts()) == 1
+
+
+def test_a_second_part_with_the_same_number_and_other_content_changes_nothing_and_is_told(one: Night) -> None:
+    lease = one.granted()["lease"]
+    one.deliver(lease, 1, [finished(one.planned[0].id, "passed")])
+
+    one.deliver(lease, 1, [finished(one.planned[0].id, "failed")])
+
+    assert [row.outcome for row in one.attempts()] == ["passed"]
+    with one.ledger.read() as connection:
+        kinds = connection.scalars(select(events.c.kind)).all()
+    assert "bundle.conflict" in kinds
+
+
+def test_work_of_an_expired_lease_counts_while_nobody_else_has_the_unit(one: Night) -> None:
+    lease = expired(one)
+
+    one.deliver(lease, 1, [finished(one.planned[0].id)])
+
+    assert counted(one) == [(lease, True, "")]
+    assert one.states() == {one.planned[0].id: "ran"}
+
+
+def test_late_before_the_new_holder_is_kept_and_not_counted(one: Night) -> None:
+    late, fresh = expired(one), one.granted("m2")["lease"]
+
+    one.deliver(late, 1, [finished(one.planned[0].id, "failed")])
+    one.deliver(fresh, 1, [finished(one.planned[0].id, "passed")])
+
+    assert sorted(counted(one)) == sorted([(late, False, "late"), (fresh, True, "")])
+
+
+def test_late_after_the_new_holder_is_kept_as_superseded(one: Night) -> None:
+    late, fresh = expired(one), one.granted("m2")["lease"]
+
+    one.deliver(fresh, 1, [finished(one.planned[0].id, "passed")])
+    one.deliver(late, 1, [finished(one.planned[0].id, "failed")])
+
+    assert sorted(counted(one)) == sorted([(fresh, True, ""), (late, False, "superseded")])
+    with one.ledger.read() as connection:
+        assert connection.scalar(select(func.count()).select_from(settlements)) == 1
+
+
+def test_arrival_after_lost_adds_a_superseding_row_and_edits_nothing(ledger: Ledger, key: Key) -> None:
+    night = open_night(ledger, key, [unit(1)], slots=1)
+    leases = []
+    for _ in range(3):
+        leases.append(night.granted()["lease"])
+        night.give_back(leases[-1], died=True)
+    assert night.states() == {night.planned[0].id: "lost"}
+
+    night.deliver(leases[0], 1, [finished(night.planned[0].id)])
+
+    with ledger.read() as connection:
+        rows = connection.execute(select(settlements).order_by(settlements.c.ordinal)).all()
+    assert [(row.ordinal, row.terminal) for row in rows] == [(1, "lost"), (2, "ran")]
+    assert counted(night) == [(leases[0], True, "")]
+
+
+def test_arrival_after_a_cancelled_run_supersedes_not_run(one: Night) -> None:
+    lease = one.granted()["lease"]
+    with one.ledger.write() as connection:
+        end_unfinished(connection, one.seat.run, "cancelled")
+
+    one.deliver(lease, 1, [finished(one.planned[0].id)])
+
+    assert one.states() == {one.planned[0].id: "ran"}
+
+
+def test_two_latecomers_after_lost_count_once(ledger: Ledger, key: Key) -> None:
+    night = open_night(ledger, key, [unit(1)], slots=1)
+    leases = []
+    for _ in range(3):
+        leases.append(night.granted()["lease"])
+        night.give_back(leases[-1], died=True)
+
+    night.deliver(leases[0], 1, [finished(night.planned[0].id, "passed")])
+    night.deliver(leases[1], 1, [finished(night.planned[0].id, "failed")])
+
+    assert [row.counted for row in night.attempts()].count(True) == 1
+
+
+def test_a_unit_whose_tests_all_skipped_themselves_is_skipped(one: Night) -> None:
+    lease = one.granted()["lease"]
+
+    one.deliver(lease, 1, [finished(one.planned[0].id, "skipped", "skipped")])
+
+    assert one.states() == {one.planned[0].id: "skipped"}
+
+
+def test_a_bundle_signed_with_another_key_is_refused(one: Night, tmp_path: Any) -> None:
+    lease = one.granted()["lease"]
+    stranger = load_or_make_key(tmp_path / "stranger.key")
+    part = {"protocol": 1, "lease": lease, "part": 1, "records": [finished(one.planned[0].id)]}
+    envelope = sign(stranger, BUNDLE_TYPE, canonical_json(part))
+
+    with pytest.raises(TrustError):
+        admit(one.ledger, envelope, one.key.public, seat=one.seat)
+
+    assert one.attempts() == []
+
+
+def test_a_part_cannot_tell_of_a_unit_that_was_not_granted(ledger: Ledger, key: Key) -> None:
+    night = open_night(ledger, key, [unit(n, estimate_seconds=50) for n in range(4)])
+    lease = night.granted()
+    other = next(u.id for u in night.planned if u.id not in {g["id"] for g in lease["units"]})
+
+    with pytest.raises(ProtocolError, match="never granted"):
+        night.deliver(lease["lease"], 1, [finished(other)])
+
+
+BROKEN = [
+    lambda part: {**part, "protocol": 99},
+    lambda part: {**part, "part": 0},
+    lambda part: {**part, "records": [part["records"][0], part["records"][0]]},
+    lambda part: {**part, "records": [{**part["records"][0], "attempts": [{}]}]},
+    lambda part: {**part, "records": [finished(part["records"][0]["unit"], "splendid")]},
+    lambda part: {**part, "records": "all fine"},
+    lambda part: [part],
+    lambda part: None,
+]
+
+
+@pytest.mark.parametrize("spoil", BROKEN)
+def test_a_malformed_part_is_refused_whole(one: Night, spoil: Any) -> None:
+    lease = one.granted()["lease"]
+    part = {"protocol": 1, "lease": lease, "part": 1, "records": [finished(one.planned[0].id)]}
+    envelope = sign(one.key, BUNDLE_TYPE, canonical_json(spoil(part)))
+
+    with pytest.raises(ProtocolError):
+        admit(one.ledger, envelope, one.key.public, seat=one.seat)
+
+    assert one.attempts() == []
+    assert one.states() == {one.planned[0].id: "open"}
+
+
+@pytest.mark.parametrize("change", [update(attempts).values(outcome="passed"), delete(attempts), delete(events)])
+def test_facts_cannot_be_changed_with_sql(one: Night, change: Any) -> None:
+    lease = one.granted()["lease"]
+    one.deliver(lease, 1, [finished(one.planned[0].id, "failed")])
+
+    with pytest.raises(DBAPIError, match="facts"), one.ledger.write() as connection:
+        connection.execute(change)
+
+    assert [row.outcome for row in one.attempts()] == ["failed"]
+
+
+def test_the_raw_signed_bundle_is_kept(one: Night) -> None:
+    lease = one.granted()["lease"]
+    one.deliver(lease, 1, [finished(one.planned[0].id)])
+
+    with one.ledger.read() as connection:
+        digest = connection.scalar(select(bundles.c.digest))
+
+    assert one.ledger.store.has(str(digest))

@@ -1,0 +1,169 @@
+"""What the desk promises to slots: who gets which units, and what becomes of a lease that ends."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blocks.errors import ProtocolError
+from blocks.ledger import Ledger
+from blocks.signing import Key
+from tasks.collect.grant import batch, end_unfinished, expire, renew
+from tests.tasks.collect.conftest import Night, finished, open_night, unit
+
+
+@pytest.fixture
+def night(ledger: Ledger, key: Key) -> Night:
+    return open_night(ledger, key, [unit(n, estimate_seconds=5.0) for n in range(20)])
+
+
+def test_each_unit_is_granted_to_one_slot_at_a_time(night: Night) -> None:
+    first, second = night.granted(), night.granted()
+
+    ids = [u["id"] for u in first["units"] + second["units"]]
+
+    assert len(ids) == len(set(ids))
+    assert first["slot"] != second["slot"]
+
+
+def test_a_machine_with_all_slots_taken_says_wait_and_not_dry(night: Night) -> None:
+    night.granted()
+    night.granted()
+
+    assert night.ask() == {"seconds": 0.5, "dry": False}
+
+
+def test_a_lease_that_expires_gives_its_units_back(night: Night) -> None:
+    lease = night.granted()
+    night.overdue(lease["lease"])
+
+    with night.ledger.write() as connection:
+        assert expire(connection) == [lease["lease"]]
+    again = night.granted()
+
+    assert [u["id"] for u in again["units"]] == [u["id"] for u in lease["units"]]
+
+
+def test_an_expired_lease_cannot_be_renewed(night: Night) -> None:
+    lease = night.granted()["lease"]
+    night.overdue(lease)
+
+    with night.ledger.write() as connection, pytest.raises(ProtocolError, match="not live"):
+        renew(connection, lease)
+
+
+def test_a_renewed_lease_does_not_expire(night: Night) -> None:
+    lease = night.granted()["lease"]
+    night.overdue(lease)
+    with night.ledger.write() as connection:
+        # The clock is the database's: moving the deadline forward again is what a renewal in time amounts to.
+        from sqlalchemy import update
+
+        from blocks.ledger import now
+        from blocks.ledger.schema import leases
+
+        connection.execute(update(leases).where(leases.c.id == lease).values(deadline=now() + 1))
+        renew(connection, lease)
+        assert expire(connection) == []
+
+
+def test_two_runs_share_the_slots_of_a_machine(ledger: Ledger, key: Key) -> None:
+    one = open_night(ledger, key, [unit(n) for n in range(5)])
+    two = open_night(ledger, key, [unit(n) for n in range(5)])
+
+    slots = {one.granted()["slot"], two.granted()["slot"]}
+
+    assert slots == {0, 1}
+    assert "dry" in one.ask()
+    assert "dry" in two.ask()
+
+
+def test_a_unit_that_needs_the_machine_alone_waits_until_it_is_idle_and_then_has_it(ledger: Ledger, key: Key) -> None:
+    shared, alone = unit(1, estimate_seconds=2.0), unit(2, exclusive=True)
+    night = open_night(ledger, key, [shared, alone])
+    first = night.granted()
+    assert [u["id"] for u in first["units"]] == [shared.id]
+
+    assert night.ask() == {"seconds": 0.2, "dry": False}
+    night.deliver(first["lease"], 1, [finished(shared.id)])
+    night.give_back(first["lease"])
+    second = night.granted()
+
+    assert [u["id"] for u in second["units"]] == [alone.id]
+    assert "dry" in night.ask()
+
+
+def test_while_a_machine_is_wanted_alone_other_runs_get_nothing_new_on_it(ledger: Ledger, key: Key) -> None:
+    busy = open_night(ledger, key, [unit(n, estimate_seconds=100) for n in range(4)])
+    wanting = open_night(ledger, key, [unit(9, exclusive=True)])
+    held = busy.granted()
+
+    assert wanting.ask()["dry"] is False
+    assert busy.ask() == {"seconds": 0.5, "dry": False}
+    busy.deliver(held["lease"], 1, [finished(u["id"]) for u in held["units"]])
+    busy.give_back(held["lease"])
+
+    assert "lease" in wanting.ask()
+
+
+def test_a_unit_in_hand_when_two_leases_died_is_tried_alone_and_then_lost(ledger: Ledger, key: Key) -> None:
+    poison, good = unit(1, estimate_seconds=3), unit(2, estimate_seconds=3)
+    night = open_night(ledger, key, [poison, good], slots=1)
+    for _ in range(2):
+        lease = night.granted(target_seconds=1000)
+        night.give_back(lease["lease"], died=True, in_hand=poison.id)
+
+    alone = night.granted(target_seconds=1000)
+    assert [u["id"] for u in alone["units"]] == [poison.id]
+    night.give_back(alone["lease"], died=True, in_hand=poison.id)
+
+    assert night.states() == {poison.id: "lost", good.id: "open"}
+
+
+def test_a_lease_that_ends_twice_gives_back_once(night: Night) -> None:
+    lease = night.granted()
+
+    assert night.give_back(lease["lease"]) == len(lease["units"])
+    assert night.give_back(lease["lease"]) == 0
+
+
+def test_a_cancelled_run_leaves_every_unit_in_a_terminal_state(night: Night) -> None:
+    night.granted()
+
+    with night.ledger.write() as connection:
+        assert end_unfinished(connection, night.seat.run, "cancelled") == 20
+
+    assert set(night.states().values()) == {"not_run"}
+
+
+def test_the_queue_is_dry_only_when_nothing_can_come_back(ledger: Ledger, key: Key) -> None:
+    night = open_night(ledger, key, [unit(1)])
+    lease = night.granted()
+
+    assert night.ask()["dry"] is False
+    night.deliver(lease["lease"], 1, [finished(u["id"]) for u in lease["units"]])
+    night.give_back(lease["lease"])
+
+    assert night.ask()["dry"] is True
+
+
+class Queued:
+    """A row of the queue, as `batch` reads it."""
+
+    def __init__(self, seconds: float, deaths: int = 0) -> None:
+        self.estimate_seconds = seconds
+        self.deaths = deaths
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=50), st.floats(1, 100), st.integers(1, 16))
+def test_batches_are_never_empty_never_longer_than_asked_and_shrink_towards_the_end(
+    seconds: list[float], target: float, slots: int
+) -> None:
+    queue = [Queued(s) for s in sorted(seconds, reverse=True)]
+
+    chosen = batch(queue, target, slots)
+
+    assert chosen == queue[: len(chosen)]
+    assert chosen
+    assert len(chosen) == 1 or sum(q.estimate_seconds for q in chosen) <= min(target, sum(seconds) / (2 * slots)) + 1e-6
