@@ -14,12 +14,19 @@ from sqlalchemy import Connection, insert, select
 from blocks.canonical import canonical_json, digest_bytes
 from blocks.ledger.schema import events, now
 
+_EVENT = insert(events)
 
-def record(connection: Connection, kind: str, *, run: str | None = None, **body: Any) -> str:
-    """Write one event; returns its content id. `kind` is `noun.verb`, such as `lease.granted`."""
-    at = connection.scalar(select(now()))
+
+def record(connection: Connection, kind: str, *, run: str | None = None, at: float | None = None, **body: Any) -> str:
+    """Write one event; returns its content id. `kind` is `noun.verb`, such as `lease.granted`.
+
+    `at` is the database's clock, where the caller has just read it.
+    """
+    if at is None:
+        at = connection.scalar(select(now()))
     # The nonce keeps two equal changes in the same millisecond apart (ids are unique).
     content = canonical_json({"kind": kind, "run": run, "at": at, "body": body, "nonce": uuid.uuid4().hex[:12]})
     identity = digest_bytes(content)
-    connection.execute(insert(events).values(id=identity, kind=kind, run=run, at=at, body=content.decode()))
+    row = {"id": identity, "kind": kind, "run": run, "at": at, "body": content.decode()}
+    connection.execute(_EVENT, [row])
     return identity

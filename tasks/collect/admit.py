@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from blocks.ledger.results import attempt_id
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, and_, bindparam, insert, select
 
 from blocks.canonical import canonical_json, digest_bytes
 from blocks.errors import ProtocolError
 from blocks.lease import OUTCOMES, PROTOCOL, AttemptRecord, Outcome, Part, UnitRecord
 from blocks.ledger import Ledger, now, record
+from blocks.ledger.results import attempt_id
 from blocks.ledger.schema import attempts, bundles, lease_units, leases, units
 from blocks.signing import BUNDLE_TYPE, key_id, verify_json
 from tasks.collect.driver import Seat, fence
-from tasks.collect.settle import Terminal, settle, supersede
+from tasks.collect.settle import Fate, settle_part, supersede
 
 TAIL_CHARACTERS = 8000
 """How much of a bad attempt's output stands in its record. All of it stands in the raw bundle."""
@@ -38,6 +38,22 @@ class Admission:
     uncounted: tuple[str, ...] = ()
 
 
+_LEASE = (
+    select(leases.c.run, leases.c.machine, leases.c.slot, bundles.c.digest, now().label("clock"))
+    .outerjoin(bundles, and_(bundles.c.lease == leases.c.id, bundles.c.part == bindparam("part")))
+    .where(leases.c.id == bindparam("lease"))
+    .with_for_update(of=leases)
+)
+_GRANTED = (
+    select(lease_units.c.unit, lease_units.c.epoch, units.c.environment)
+    .join(leases, leases.c.id == lease_units.c.lease)
+    .join(units, and_(units.c.run == leases.c.run, units.c.unit == lease_units.c.unit))
+    .where(lease_units.c.lease == bindparam("lease"))
+)
+_ATTEMPTS = insert(attempts)
+_BUNDLE = insert(bundles)
+
+
 def admit(ledger: Ledger, envelope: dict[str, Any], public: bytes, *, seat: Seat | None) -> Admission:
     """Admit one signed part. `public` is the key of the agent that holds the lease.
 
@@ -51,88 +67,62 @@ def admit(ledger: Ledger, envelope: dict[str, Any], public: bytes, *, seat: Seat
     with ledger.write() as connection:
         if seat is not None:
             fence(connection, seat)
-        return _write(connection, part, digest, len(raw), key_id(public))
+        return admit_checked(connection, part, digest, len(raw), key_id(public))
 
 
-def _write(connection: Connection, part: Part, digest: str, size: int, signer: str) -> Admission:
-    lease = connection.execute(select(leases).where(leases.c.id == part["lease"]).with_for_update()).one_or_none()
-    if lease is None:
-        raise ProtocolError(f"There is no lease {part['lease']}.")
-    before = connection.scalar(
-        select(bundles.c.digest).where(bundles.c.lease == lease.id, bundles.c.part == part["part"])
-    )
-    if before is not None:
-        if before != digest:
-            record(
-                connection,
-                "bundle.conflict",
-                run=lease.run,
-                lease=lease.id,
-                part=part["part"],
-                kept=before,
-                sent=digest,
-            )
-        return Admission(lease.id, part["part"], fresh=False)
-    granted = _granted(connection, lease.id)
+def admit_checked(connection: Connection, part: Part, digest: str, size: int, signer: str) -> Admission:
+    """Write a part down whose signature and form have been checked, and whose envelope is stored under `digest`."""
+    lease, number = part["lease"], part["part"]
+    row = connection.execute(_LEASE, {"lease": lease, "part": number}).one_or_none()
+    if row is None:
+        raise ProtocolError(f"There is no lease {lease}.")
+    if row.digest is not None:
+        if row.digest != digest:
+            said = {"lease": lease, "part": number, "kept": row.digest, "sent": digest}
+            record(connection, "bundle.conflict", run=row.run, **said)
+        return Admission(lease, number, fresh=False)
+    granted = {held.unit: held for held in connection.execute(_GRANTED, {"lease": lease})}
     strangers = [line["unit"] for line in part["records"] if line["unit"] not in granted]
     if strangers:
-        raise ProtocolError(
-            f"Part {part['part']} of lease {lease.id} tells of units it was never granted: {strangers[:3]}."
-        )
-    rows: list[dict[str, Any]] = []
-    settled: list[str] = []
-    uncounted: list[str] = []
-    for line in part["records"]:
-        reason = _settle_unit(connection, lease, line, granted[line["unit"]].epoch)
-        (uncounted if reason else settled).append(line["unit"])
-        rows.extend(_attempt_row(lease, part["part"], line, attempt, reason) for attempt in line["attempts"])
+        raise ProtocolError(f"Part {number} of {lease} tells of units that it was never granted: {strangers[:3]}.")
+    fates = {line["unit"]: terminal_of(line) for line in part["records"]}
+    settled = settle_part(connection, row.run, lease, fates, row.clock)
+    late = {unit: _why_not(connection, row.run, lease, granted[unit], fates[unit]) for unit in set(fates) - settled}
+    uncounted = sorted(unit for unit, reason in late.items() if reason)
+    rows = [
+        _attempt_row(row, lease, number, line["unit"], attempt, late.get(line["unit"], ""))
+        for line in part["records"]
+        for attempt in line["attempts"]
+    ]
     if rows:
-        connection.execute(insert(attempts), rows)
+        connection.execute(_ATTEMPTS, rows)
     count = sum(len(a["results"]) + len(a["metrics"]) for line in part["records"] for a in line["attempts"])
     connection.execute(
-        insert(bundles).values(
-            lease=lease.id,
-            part=part["part"],
-            run=lease.run,
-            environment=next((granted[line["unit"]].environment for line in part["records"]), ""),
-            digest=digest,
-            bytes=size,
-            rows=count,
-            signer=signer,
-            admitted=now(),
-        )
-    )
-    record(
-        connection,
-        "bundle.admitted",
-        run=lease.run,
-        lease=lease.id,
-        part=part["part"],
-        digest=digest,
-        rows=count,
-        # What was admitted, row for row, survives any later re-cutting of the files.
-        root=digest_bytes(canonical_json([a["results"] for line in part["records"] for a in line["attempts"]])),
-        settled=settled,
-        uncounted=uncounted,
-    )
-    return Admission(lease.id, part["part"], True, tuple(settled), tuple(uncounted))
+        _BUNDLE,
+        [
+            {"lease": lease, "part": number, "run": row.run, "digest": digest, "bytes": size, "rows": count,
+             "environment": next((granted[unit].environment for unit in fates), ""),
+             "signer": signer, "admitted": row.clock}
+        ],
+    )  # fmt: skip
+    fresh = sorted(set(fates) - set(uncounted))
+    # What was admitted, row for row, survives any later re-cutting of the files.
+    root = digest_bytes(canonical_json([a["results"] for line in part["records"] for a in line["attempts"]]))
+    told = {"lease": lease, "part": number, "digest": digest, "rows": count, "root": root}
+    record(connection, "bundle.admitted", run=row.run, at=row.clock, **told, settled=fresh, uncounted=uncounted)
+    return Admission(lease, number, True, tuple(fresh), tuple(uncounted))
 
 
-def _settle_unit(connection: Connection, lease: Row[Any], line: UnitRecord, epoch: int) -> str:
-    """Try to settle; returns why the attempts do not count (empty when they do)."""
-    terminal, reason = terminal_of(line)
-    if settle(connection, lease.run, line["unit"], epoch, terminal, reason, lease.id):
+def _why_not(connection: Connection, run: str, lease: str, held: Any, fate: Fate) -> str:
+    """Why attempts that settled nothing do not count; empty where they supersede a unit that was given up."""
+    if supersede(connection, run, held.unit, held.epoch, fate[0], lease):
+        record(connection, "unit.superseded", run=run, unit=held.unit, lease=lease)
         return ""
-    if supersede(connection, lease.run, line["unit"], epoch, terminal, lease.id):
-        record(connection, "unit.superseded", run=lease.run, unit=line["unit"], lease=lease.id)
-        return ""
-    state = connection.execute(
-        select(units.c.state, units.c.lease).where(units.c.run == lease.run, units.c.unit == line["unit"])
-    ).one()
-    return "superseded" if state.state == "terminal" else "late"
+    state = connection.scalar(select(units.c.state).where(units.c.run == run, units.c.unit == held.unit))
+    return "superseded" if state == "terminal" else "late"
 
 
-def terminal_of(line: UnitRecord) -> tuple[Terminal, str]:
+def terminal_of(line: UnitRecord) -> Fate:
     """The terminal state that a unit's record amounts to."""
     results = [result["outcome"] for attempt in line["attempts"] for result in attempt["results"]]
     if results and all(outcome == "skipped" for outcome in results):
@@ -140,17 +130,9 @@ def terminal_of(line: UnitRecord) -> tuple[Terminal, str]:
     return "ran", ""
 
 
-def _granted(connection: Connection, lease: str) -> dict[str, Any]:
-    rows = connection.execute(
-        select(lease_units.c.unit, lease_units.c.epoch, units.c.environment)
-        .join(leases, leases.c.id == lease_units.c.lease)
-        .join(units, (units.c.run == leases.c.run) & (units.c.unit == lease_units.c.unit))
-        .where(lease_units.c.lease == lease)
-    )
-    return {row.unit: row for row in rows}
-
-
-def _attempt_row(lease: Row[Any], part: int, line: UnitRecord, attempt: AttemptRecord, reason: str) -> dict[str, Any]:
+def _attempt_row(
+    lease: Any, lease_id: str, part: int, unit: str, attempt: AttemptRecord, reason: str
+) -> dict[str, Any]:
     bad = attempt["outcome"] not in ("passed", "skipped", "xfailed")
     detail = {
         "processes": attempt["processes"],
@@ -161,10 +143,10 @@ def _attempt_row(lease: Row[Any], part: int, line: UnitRecord, attempt: AttemptR
         "note": attempt["note"],
     }
     return {
-        "id": attempt_id(lease.id, line["unit"], attempt["ordinal"]),
+        "id": attempt_id(lease_id, unit, attempt["ordinal"]),
         "run": lease.run,
-        "unit": line["unit"],
-        "lease": lease.id,
+        "unit": unit,
+        "lease": lease_id,
         "part": part,
         "ordinal": attempt["ordinal"],
         "mode": attempt["mode"],

@@ -17,7 +17,8 @@ from blocks.lease import Grant, Wait
 from blocks.ledger import Ledger
 from tasks.collect.admit import Admission, admit
 from tasks.collect.driver import Seat, fence
-from tasks.collect.grant import Asking, give_back, grant, renew
+from tasks.collect.grant import Asking, grant
+from tasks.collect.leases import give_back, renew
 
 T = TypeVar("T")
 
@@ -42,7 +43,7 @@ class LedgerDesk:
     seat: Seat
 
     async def ask(self, asking: Asking) -> Grant | Wait:
-        return await self._fenced(lambda connection: grant(connection, asking))
+        return await asyncio.to_thread(self._granted, asking)
 
     async def renew(self, lease: str) -> float:
         return await self._fenced(lambda connection: renew(connection, lease))
@@ -52,6 +53,12 @@ class LedgerDesk:
 
     async def give_back(self, lease: str, *, died: bool, in_hand: str | None) -> int:
         return await self._fenced(lambda connection: give_back(connection, lease, died=died, in_hand=in_hand))
+
+    def _granted(self, asking: Asking) -> Grant | Wait:
+        with self.ledger.write() as connection:
+            if fence(connection, self.seat) != "running":
+                return Wait(seconds=1.0, dry=True)
+            return grant(connection, asking)
 
     async def _fenced(self, act: Callable[[Connection], T]) -> T:
         def transact() -> T:

@@ -12,20 +12,21 @@ import socket
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from blocks.canonical import canonical_json
 from blocks.errors import LedgerError, StaleDriver
 from blocks.ledger import Ledger, now, record
 from blocks.ledger.schema import runs
+from blocks.process import Process, alive, identify
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0
 """A heartbeat older than this is a dead driver, wherever it ran. On the same host its process tells at once."""
 
+_SEAT = select(runs.c.epoch, runs.c.driver, runs.c.state).where(runs.c.id == bindparam("run")).with_for_update()
 OPEN = ("planning", "running", "cancelling")
 
 
@@ -40,23 +41,15 @@ class Seat:
 
 def this_driver() -> str:
     """Who we are: host, pid and the process's start time, so that a reused pid is not us."""
-    return f"{socket.gethostname()}:{os.getpid()}:{process_start(os.getpid())}"
-
-
-def process_start(pid: int) -> str:
-    """The start time of a process in clock ticks since boot (field 22 of /proc/PID/stat); empty where it is gone."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return ""
-    after_name = stat.rpartition(")")[2].split()  # the name may hold spaces and parentheses
-    return "" if after_name[0] == "Z" else after_name[19]
+    us = identify(os.getpid())
+    assert us is not None
+    return f"{socket.gethostname()}:{us.pid}:{us.start_time}"
 
 
 def is_dead(driver: str) -> bool:
     """Whether a driver of this host is certainly gone. Nothing is known about other hosts."""
     host, pid, start = driver.rsplit(":", 2)
-    return host == socket.gethostname() and process_start(int(pid)) != start
+    return host == socket.gethostname() and not alive(Process(int(pid), int(start)))
 
 
 def open_run(ledger: Ledger, flow: str, request: Mapping[str, Any]) -> Seat:
@@ -126,9 +119,7 @@ def stalled_runs(ledger: Ledger) -> list[str]:
 
 def fence(connection: Connection, seat: Seat) -> str:
     """Refuse a stale driver, inside its own transaction; returns the run's state. Raises StaleDriver."""
-    row = connection.execute(
-        select(runs.c.epoch, runs.c.driver, runs.c.state).where(runs.c.id == seat.run).with_for_update()
-    ).one()
+    row = connection.execute(_SEAT, {"run": seat.run}).one()
     if row.epoch != seat.epoch:
         raise StaleDriver(
             f"Run {seat.run} has been taken over by {row.driver} (epoch {row.epoch}; ours was {seat.epoch}).",

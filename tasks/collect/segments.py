@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+import urllib.parse
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from sqlalchemy import Connection, func, insert, select, text, tuple_, update
 
 from blocks.canonical import digest_file, digest_json
 from blocks.errors import LedgerError, TrustError
+from blocks.lease import Part
 from blocks.ledger import Ledger, now, record
-from blocks.ledger.bundles import Bundle, origins, readable, uncut
-from blocks.ledger.rows import Rows, plain_text
+from blocks.ledger.bundles import Bundle, origins, uncut
+from blocks.ledger.rows import Origin, Rows, plain_text, read_part
 from blocks.ledger.schema import bundles, segments
 
 MIN_ROWS = 50_000
@@ -34,6 +36,8 @@ EMPTY = "empty"
 _MOST_ROWS = 250_000  # of one file, so that memory stays flat however much waits
 _MOST_BYTES = 96 << 20
 _MOST_BUNDLES = 5_000
+_LOOKED_UP = 200  # bundles whose origin is looked up in one go
+_MARKED = 500  # bundles marked by one statement
 _ROUNDS = 5  # a cutter that lost a race looks again this often
 _TURN = 7310580  # PostgreSQL's advisory lock of cutters and sweepers
 
@@ -49,7 +53,7 @@ class SegmentFile:
     bytes: int
 
 
-class _Overtaken(Exception):  # noqa: N818 - no error: another cutter was faster
+class _Overtaken(Exception):
     """Another cutter took one of these bundles."""
 
 
@@ -126,15 +130,145 @@ def _batches(
 ) -> Iterator[tuple[list[Bundle], Rows]]:
     """The waiting bundles of a group with their rows, as much at a time as one file should hold."""
     with ledger.read() as connection:
-        waiting = [bundle for bundle in uncut(connection, *group) if bundle.digest not in troubles]
+        waiting = [bundle for bundle in uncut(connection, [group[0]], group[1]) if bundle.digest not in troubles]
     taken: list[Bundle] = []
     rows = Rows()
-    for bundle in waiting:
-        if not _take(ledger, bundle, rows, troubles):
-            continue
-        taken.append(bundle)
+    for read in _with_rows(ledger, waiting, troubles):
+        taken.append(read.bundle)
+        if read.part is not None:
+            rows.add(read.part, read.origin)
         if rows.results + rows.metrics >= _MOST_ROWS or rows.size >= _MOST_BYTES or len(taken) >= _MOST_BUNDLES:
             yield taken, rows
             taken, rows = [], Rows()
     if taken:
         yield taken, rows
+
+
+@dataclass(frozen=True)
+class _Read:
+    bundle: Bundle
+    origin: Origin
+    part: Part | None  # None: it has no rows, so it was not read
+
+
+def _with_rows(ledger: Ledger, waiting: Sequence[Bundle], troubles: dict[str, TrustError]) -> Iterator[_Read]:
+    """Each waiting bundle with its part, read when asked for."""
+    for start in range(0, len(waiting), _LOOKED_UP):
+        some = waiting[start : start + _LOOKED_UP]
+        with ledger.read() as connection:
+            known = list(origins(connection, some))
+        for bundle, origin in zip(some, known, strict=True):
+            if bundle.rows == 0:
+                yield _Read(bundle, origin, None)
+                continue
+            try:
+                yield _Read(bundle, origin, read_part(ledger.store, bundle.digest))
+            except TrustError as error:
+                troubles[bundle.digest] = error
+
+
+# -- cutting -------------------------------------------------------------------------------------------------------
+
+
+def _cut(ledger: Ledger, group: tuple[str, str], taken: Sequence[Bundle], rows: Rows) -> int:
+    """Write the files of one batch and make them count. Raises _Overtaken when another cutter was faster."""
+    files = [
+        _write(ledger.results, group, kind, table)
+        for kind, table in (("results", rows.result_table()), ("metrics", rows.metric_table()))
+        if table.num_rows
+    ]
+    try:
+        with ledger.write() as connection:
+            _take_turn(connection)
+            _commit(connection, ledger.results, group, taken, files)
+    except BaseException:
+        for file in files:
+            file.path.unlink(missing_ok=True)
+        raise
+    return len(files)
+
+
+def _commit(
+    connection: Connection, results: Path, group: tuple[str, str], taken: Sequence[Bundle], files: Sequence[SegmentFile]
+) -> None:
+    marked = _mark(connection, taken, files[0].digest if files else EMPTY)
+    if marked != len(taken):
+        raise _Overtaken
+    run, environment = group
+    for file in files:
+        if not file.path.exists():
+            raise LedgerError(f"The segment {file.path} vanished before it counted.", kept="Its bundles stay uncut.")
+        relative = str(file.path.relative_to(results))
+        connection.execute(
+            insert(segments).values(
+                digest=file.digest, run=run, environment=environment, kind=file.kind, path=relative,
+                rows=file.rows, bytes=file.bytes, created=now(),
+            )
+        )  # fmt: skip
+        record(
+            connection,
+            "segment.cut",
+            run=run,
+            environment=environment,
+            content=file.kind,
+            digest=file.digest,
+            path=relative,
+            rows=file.rows,
+            bundles=len(taken),
+            bundles_digest=digest_json(sorted(bundle.digest for bundle in taken)),
+        )
+
+
+def _mark(connection: Connection, taken: Sequence[Bundle], segment: str) -> int:
+    """Compare-and-set of each bundle's segment from nothing; returns how many were still free."""
+    marked = 0
+    key = tuple_(bundles.c.lease, bundles.c.part)
+    for start in range(0, len(taken), _MARKED):
+        some = [(bundle.lease, bundle.part) for bundle in taken[start : start + _MARKED]]
+        free = update(bundles).where(key.in_(some), bundles.c.segment.is_(None)).values(segment=segment)
+        marked += connection.execute(free).rowcount
+    return marked
+
+
+def _write(results: Path, group: tuple[str, str], kind: str, table: pa.Table) -> SegmentFile:
+    """Write a table durably below `results`, under the name of its digest."""
+    run, environment = group
+    folder = results / f"kind={kind}" / f"run={_safe(run)}" / f"environment={_safe(environment)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".tmp-{uuid.uuid4().hex}"
+    # Two cutters with the same bundles must not make the same file: the slower one removes its own.
+    plain = plain_text(table).replace_schema_metadata({"commonfleet.cut": uuid.uuid4().hex})
+    try:
+        pq.write_table(
+            plain, temporary, compression="zstd", row_group_size=ROW_GROUP, store_schema=False, write_page_index=True
+        )
+        digest = digest_file(temporary)
+        _sync(temporary, os.O_RDONLY)
+        size = temporary.stat().st_size
+        final = folder / f"{digest.removeprefix('sha256:')}.parquet"
+        temporary.rename(final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+    return SegmentFile(kind, final, digest, table.num_rows, size)
+
+
+def _safe(name: str) -> str:
+    """A name as one path component: what is not a letter, digit, `.`, `_` or `-` is written as %XX."""
+    quoted = urllib.parse.quote(name, safe="")
+    return quoted if quoted.strip(".") else quoted.replace(".", "%2E")
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _take_turn(connection: Connection) -> None:
+    """One cutter or sweeper commits at a time. (On SQLite, `Ledger.write` already sees to that.)"""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:turn)"), {"turn": _TURN})

@@ -19,7 +19,8 @@ from blocks.signing import BUNDLE_TYPE, Key, load_or_make_key, sign
 from blocks.store import Store
 from tasks.collect.admit import Admission, admit
 from tasks.collect.driver import Seat, fence, open_run, set_state
-from tasks.collect.grant import Asking, give_back, grant
+from tasks.collect.grant import Asking, grant
+from tasks.collect.leases import give_back
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from blocks.ledger import Ledger
 from blocks.ledger.schema import attempts, bundles, events, settlements
 from blocks.signing import BUNDLE_TYPE, Key, load_or_make_key, sign
 from tasks.collect.admit import admit
-from tasks.collect.grant import end_unfinished, expire
+from tasks.collect.leases import end_unfinished, expire
 from tests.tasks.collect.conftest import Night, finished, open_night, unit
 
 

@@ -15,8 +15,9 @@ from sqlalchemy import update
 from blocks.errors import LedgerError, StaleDriver
 from blocks.ledger import Ledger, now
 from blocks.ledger.schema import runs
+from blocks.process import identify
 from blocks.signing import Key
-from tasks.collect.driver import beat, close_run, is_dead, leave_run, open_run, process_start, stalled_runs, take_run
+from tasks.collect.driver import beat, close_run, is_dead, leave_run, open_run, stalled_runs, take_run
 from tests.tasks.collect.conftest import finished, open_night, unit
 
 
@@ -53,7 +54,9 @@ def test_a_driver_of_this_host_whose_process_is_gone_is_replaced_at_once(ledger:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     host = seat.driver.split(":")[0]
     with ledger.write() as connection:
-        driver = f"{host}:{child.pid}:{process_start(child.pid)}"
+        process = identify(child.pid)
+        assert process is not None
+        driver = f"{host}:{process.pid}:{process.start_time}"
         connection.execute(update(runs).where(runs.c.id == seat.run).values(driver=driver))
     assert stalled_runs(ledger) == []
 

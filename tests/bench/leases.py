@@ -1,0 +1,124 @@
+"""Lease cycles: 8 processes that lease, admit and settle batches of 10 units at once, on one SQLite ledger.
+
+A cycle is three transactions: the grant (10 units), the admission of one part with 10 attempts (settling each), and
+the end of the lease, with their events. Measured twice: SQL and events only, then with the signed part written to the
+store and fsynced before its admission, as in a real run.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from blocks.canonical import canonical_json, digest_bytes
+from blocks.ledger import Ledger, open_ledger
+from blocks.plan import Unit
+from blocks.signing import BUNDLE_TYPE, Key, load_or_make_key, sign
+from blocks.store import Store
+from tasks.collect.admit import admit, admit_checked
+from tasks.collect.driver import Seat, fence
+from tasks.collect.grant import Asking, grant
+from tasks.collect.leases import give_back
+from tests.tasks.collect.conftest import finished, open_night
+
+PROCESSES = 8
+UNITS = 10
+
+
+def bench() -> dict[str, Any]:
+    """Both measurements, in one line."""
+    seconds = float(os.environ.get("BENCH_SECONDS", "10"))
+    synchronous = os.environ.get("COMMONFLEET_SQLITE_SYNCHRONOUS", "NORMAL")
+    return {
+        "bench": "leases",
+        "processes": PROCESSES,
+        "units_per_cycle": UNITS,
+        "database": f"SQLite, WAL, synchronous={synchronous}",
+        "sql_and_events": _measure(seconds, durable=False),
+        "with_parts_fsynced": _measure(seconds, durable=True),
+    }
+
+
+def _measure(seconds: float, *, durable: bool) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        ledger = _open(root)
+        key = load_or_make_key(root / "key")
+        cycles = int(seconds * 1500 / PROCESSES)
+        nights = [
+            open_night(ledger, key, _units(cycles * UNITS), slots=1, machines_=(f"m{n}",)) for n in range(PROCESSES)
+        ]
+        ledger.close()
+        spawn = multiprocessing.get_context("spawn")
+        ready, go, times = spawn.Barrier(PROCESSES + 1), spawn.Event(), spawn.Queue()
+        workers = [
+            spawn.Process(target=_cycle, args=(folder, n, night.seat, seconds, durable, ready, go, times))
+            for n, night in enumerate(nights)
+        ]
+        for worker in workers:
+            worker.start()
+        ready.wait(120)
+        go.set()
+        took = sorted(second for _ in workers for second in times.get(timeout=seconds * 10 + 60))
+        for worker in workers:
+            worker.join(30)
+        return {
+            "cycles_per_second": round(len(took) / seconds, 1),
+            "p50_ms": round(1000 * took[len(took) // 2], 2),
+            "p99_ms": round(1000 * took[int(len(took) * 0.99)], 2),
+            "p100_ms": round(1000 * took[-1], 2),
+        }
+
+
+def _open(root: Path) -> Ledger:
+    return open_ledger(f"sqlite:///{root}/ledger.db", root / "results", Store(root / "store"))
+
+
+def _units(count: int) -> list[Unit]:
+    spec = {"argv": ["true"]}
+    return [
+        Unit(suite="s", environment="e", name=f"u{n:06}", kind="command", spec=spec, estimate_seconds=1.0)
+        for n in range(count)
+    ]
+
+
+def _cycle(
+    folder: str, number: int, seat: Seat, seconds: float, durable: bool, ready: Any, go: Any, times: Any
+) -> None:
+    ledger = _open(Path(folder))
+    key = load_or_make_key(Path(folder) / "key")
+    asking = Asking(seat.run, f"m{number}", ("e",), target_seconds=float(UNITS))
+    took = []
+    ready.wait(120)
+    go.wait()
+    end = time.monotonic() + seconds
+    while (began := time.monotonic()) < end:
+        with ledger.write() as connection:
+            fence(connection, seat)
+            lease = grant(connection, asking)
+        assert "lease" in lease, lease
+        part = _part(lease["lease"], [unit["id"] for unit in lease["units"]])
+        _deliver(ledger, key, seat, part, durable=durable)
+        with ledger.write() as connection:
+            fence(connection, seat)
+            give_back(connection, lease["lease"])
+        took.append(time.monotonic() - began)
+    times.put(took)
+
+
+def _part(lease: str, units: list[str]) -> dict[str, Any]:
+    return {"protocol": 1, "lease": lease, "part": 1, "records": [finished(unit) for unit in units]}
+
+
+def _deliver(ledger: Ledger, key: Key, seat: Seat, part: dict[str, Any], *, durable: bool) -> None:
+    if durable:
+        admit(ledger, sign(key, BUNDLE_TYPE, canonical_json(part)), key.public, seat=seat)
+        return
+    body = canonical_json(part)
+    with ledger.write() as connection:
+        fence(connection, seat)
+        admit_checked(connection, part, digest_bytes(body), len(body), key.id)  # type: ignore[arg-type]
