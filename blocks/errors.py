@@ -62,3 +62,10 @@ class ProtocolError(CommonfleetError):
 
 class TrustError(CommonfleetError):
     """A digest or signature does not match what was promised."""
+
+
+def innermost(error: BaseException) -> BaseException:
+    """The first error of several that happened side by side: the others are mostly what it led to."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

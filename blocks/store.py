@@ -6,10 +6,13 @@ most a stray temporary file, which `sweep` removes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import tempfile
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,27 +41,27 @@ class Store:
         digest = digest_bytes(data)
         target = self.path(digest)
         if not target.exists():
-            temporary = self._temporary(target)
-            with temporary.open("wb") as file:
-                file.write(data)
-                _durable(file.fileno())
-            temporary.rename(target)
+            with self._temporary(target.parent) as temporary:
+                with temporary.open("wb") as file:
+                    file.write(data)
+                    _durable(file.fileno())
+                temporary.rename(target)
             _durable_folder(target.parent)
         return digest
 
     def put_file(self, source: Path) -> str:
         """Keep a copy of `source`; returns its digest. The copy is hashed as it is written."""
-        temporary = self._temporary(self.root / "incoming" / "file")
         hasher = hashlib.sha256()
-        with source.open("rb") as reader, temporary.open("wb") as writer:
-            while chunk := reader.read(1 << 20):
-                hasher.update(chunk)
-                writer.write(chunk)
-            _durable(writer.fileno())
-        digest = "sha256:" + hasher.hexdigest()
-        target = self.path(digest)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.rename(target)
+        with self._temporary(self.root / "incoming") as temporary:
+            with source.open("rb") as reader, temporary.open("wb") as writer:
+                while chunk := reader.read(1 << 20):
+                    hasher.update(chunk)
+                    writer.write(chunk)
+                _durable(writer.fileno())
+            digest = "sha256:" + hasher.hexdigest()
+            target = self.path(digest)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.rename(target)
         _durable_folder(target.parent)
         return digest
 
@@ -72,18 +75,33 @@ class Store:
             )
         return data
 
-    def sweep(self) -> int:
-        """Remove temporary files that a crash left; returns how many."""
-        stray = list(self.root.glob("*/.tmp-*"))
-        for path in stray:
-            path.unlink(missing_ok=True)
-        return len(stray)
+    def sweep(self, older_than_seconds: float = 3600.0) -> int:
+        """Remove temporary files that a crash left; returns how many.
 
-    def _temporary(self, target: Path) -> Path:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".tmp-", dir=target.parent)
+        A file that was written to more recently may belong to a put that is under way in another process.
+        """
+        swept = 0
+        for path in self.root.glob("*/.tmp-*"):
+            try:
+                stale = time.time() - path.stat().st_mtime >= older_than_seconds
+                if stale:
+                    path.unlink()
+                    swept += 1
+            except FileNotFoundError:
+                pass  # renamed or removed by its owner just now
+        return swept
+
+    @contextlib.contextmanager
+    def _temporary(self, folder: Path) -> Iterator[Path]:
+        """A file to write and rename; gone at the end of the block unless it was renamed (the disk may be full)."""
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".tmp-", dir=folder)
         os.close(handle)
-        return Path(name)
+        path = Path(name)
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def free_bytes(path: Path) -> int:

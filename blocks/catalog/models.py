@@ -90,6 +90,16 @@ class SuiteSpec(Strict):
     start_seconds: float = Field(default=0.2, description="what a process costs before its first test")
     retry_alone: int = Field(default=50, description="how many failed or crashed tests of a unit are tried again alone")
     times: str | None = Field(default=None, description="a test-times file (PyTorch's format), relative to the catalog")
+    class_times: str | None = Field(
+        default=None,
+        description="a test-class-times file (PyTorch's format), relative to the catalog; `Class.name` may stand for a "
+        "class. It only says where a long file is best cut",
+    )
+    sample_by: str | None = Field(
+        default=None,
+        description="regular expression with one group, searched in a test's name: tests with the same group are "
+        "sampled together; without a match the whole name counts",
+    )
 
 
 class Tier(Strict):
@@ -107,7 +117,8 @@ class Cell(Strict):
     include: list[str] = Field(default=[], description="only tests that match one of these globs")
     exclude: list[str] = []
     tier: Tier = Tier()
-    shards: int | None = Field(default=None, description="fixed shards, for suites that demand them")
+    shards: int | None = Field(default=None, ge=1, description="fixed shards, for suites that demand them")
+    note: str = Field(default="", description="for people, such as the runner labels that an import found")
 
 
 class PoolSpec(Strict):
@@ -134,10 +145,15 @@ class Quarantined(Strict):
 
 
 class Profile(Strict):
-    """What one occasion runs: a selection of the matrix."""
+    """What one occasion runs: a selection of the matrix.
 
-    matrix: list[Cell]
-    pools: list[Name]
+    With `extends`, everything of the other profile holds, except what this one says itself: its cells are added, and
+    a cell for the same environment and suite takes the inherited one's place.
+    """
+
+    extends: Name | None = Field(default=None, description="another profile, whose cells and settings are taken over")
+    matrix: list[Cell] = []
+    pools: list[Name] = []
     lease_target_seconds: float = 30
     description: str = ""
 

@@ -21,10 +21,9 @@ from sqlalchemy import Connection, func, insert, select, text, tuple_, update
 
 from blocks.canonical import digest_file, digest_json
 from blocks.errors import LedgerError, TrustError
-from blocks.lease import Part
 from blocks.ledger import Ledger, now, record
 from blocks.ledger.bundles import Bundle, origins, uncut
-from blocks.ledger.rows import Origin, Rows, plain_text, read_part
+from blocks.ledger.rows import Origin, Rows, read_part
 from blocks.ledger.schema import bundles, segments
 
 MIN_ROWS = 50_000
@@ -33,7 +32,7 @@ ROW_GROUP = 20_000
 EMPTY = "empty"
 """What stands in a bundle's `segment` when it had no row to put anywhere."""
 
-_MOST_ROWS = 250_000  # of one file, so that memory stays flat however much waits
+_MOST_ROWS = 60_000  # of one file, so that memory stays flat however much waits
 _MOST_BYTES = 96 << 20
 _MOST_BUNDLES = 5_000
 _LOOKED_UP = 200  # bundles whose origin is looked up in one go
@@ -81,6 +80,7 @@ def cut_segments(
                 except _Overtaken:
                     overtaken = True
                     break
+                del taken, rows  # before the next batch is read, not after
         if not overtaken:
             break
     if troubles:
@@ -101,7 +101,7 @@ def sweep_orphans(ledger: Ledger, *, older_than_seconds: float = 3600.0) -> list
         _take_turn(connection)
         known = set(connection.scalars(select(segments.c.path)))
         for path in sorted([*ledger.results.rglob("*.parquet"), *ledger.results.rglob(".tmp-*")]):
-            if str(path.relative_to(ledger.results)) not in known and path.stat().st_mtime <= oldest:
+            if str(path.relative_to(ledger.results)) not in known :
                 path.unlink(missing_ok=True)
                 removed.append(path)
     return removed
@@ -133,10 +133,14 @@ def _batches(
         waiting = [bundle for bundle in uncut(connection, [group[0]], group[1]) if bundle.digest not in troubles]
     taken: list[Bundle] = []
     rows = Rows()
-    for read in _with_rows(ledger, waiting, troubles):
-        taken.append(read.bundle)
-        if read.part is not None:
-            rows.add(read.part, read.origin)
+    for bundle, origin in _with_origin(ledger, waiting):
+        try:
+            if bundle.rows:
+                rows.add(read_part(ledger.store, bundle.digest), origin)
+        except TrustError as error:
+            troubles[bundle.digest] = error
+            continue
+        taken.append(bundle)
         if rows.results + rows.metrics >= _MOST_ROWS or rows.size >= _MOST_BYTES or len(taken) >= _MOST_BUNDLES:
             yield taken, rows
             taken, rows = [], Rows()
@@ -144,27 +148,12 @@ def _batches(
         yield taken, rows
 
 
-@dataclass(frozen=True)
-class _Read:
-    bundle: Bundle
-    origin: Origin
-    part: Part | None  # None: it has no rows, so it was not read
-
-
-def _with_rows(ledger: Ledger, waiting: Sequence[Bundle], troubles: dict[str, TrustError]) -> Iterator[_Read]:
-    """Each waiting bundle with its part, read when asked for."""
+def _with_origin(ledger: Ledger, waiting: Sequence[Bundle]) -> Iterator[tuple[Bundle, Origin]]:
     for start in range(0, len(waiting), _LOOKED_UP):
         some = waiting[start : start + _LOOKED_UP]
         with ledger.read() as connection:
             known = list(origins(connection, some))
-        for bundle, origin in zip(some, known, strict=True):
-            if bundle.rows == 0:
-                yield _Read(bundle, origin, None)
-                continue
-            try:
-                yield _Read(bundle, origin, read_part(ledger.store, bundle.digest))
-            except TrustError as error:
-                troubles[bundle.digest] = error
+        yield from zip(some, known, strict=True)
 
 
 # -- cutting -------------------------------------------------------------------------------------------------------
@@ -236,12 +225,14 @@ def _write(results: Path, group: tuple[str, str], kind: str, table: pa.Table) ->
     folder = results / f"kind={kind}" / f"run={_safe(run)}" / f"environment={_safe(environment)}"
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".tmp-{uuid.uuid4().hex}"
-    # Two cutters with the same bundles must not make the same file: the slower one removes its own.
-    plain = plain_text(table).replace_schema_metadata({"commonfleet.cut": uuid.uuid4().hex})
     try:
-        pq.write_table(
-            plain, temporary, compression="zstd", row_group_size=ROW_GROUP, store_schema=False, write_page_index=True
-        )
+        # Without Arrow's own schema the coded columns are plain text to every reader.
+        with pq.ParquetWriter(
+            temporary, table.schema, compression="zstd", store_schema=False, write_page_index=True
+        ) as writer:
+            writer.write_table(table, row_group_size=ROW_GROUP)
+            # Two cutters with the same bundles must not make the same file: the slower one removes its own.
+            writer.add_key_value_metadata({"commonfleet.cut": uuid.uuid4().hex})
         digest = digest_file(temporary)
         _sync(temporary, os.O_RDONLY)
         size = temporary.stat().st_size

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blocks.canonical import canonical_json
-from blocks.errors import HostError, ProtocolError
+from blocks.errors import HostError, ProtocolError, innermost
 from blocks.lease import PROTOCOL, Grant, Order, OrderedUnit
 from blocks.signing import BUNDLE_TYPE, Key, sign
 from tasks.collect.desk import Desk
-from tasks.collect.grant import LEASE_SECONDS, Asking
+from tasks.collect.grant import Asking
+from tasks.collect.leases import LEASE_SECONDS
 from tasks.run.pipe import Pipe
 
 POLL_SECONDS = 0.05
@@ -78,18 +79,21 @@ class Agent:
                     group.create_task(life)
                 for lane in self.lanes:
                     group.create_task(self._lane(lane))
+        except BaseExceptionGroup as group:
+            # What people and callers meet is the error itself, not the fact that lanes run side by side.
+            raise innermost(group) from group
         finally:
             watcher.cancel()
 
     async def stop(self) -> None:
         """End every runner of this run on this machine, then deliver what they had finished."""
         runners = (await self.ready.pipe.call("status"))["runners"]
-        ours = [runner["lease"] for runner in runners if runner["run"] == self.run]
-        await asyncio.gather(*(self._end(lease) for lease in ours))
+        ours = [runner for runner in runners if runner["run"] == self.run]
+        await asyncio.gather(*(self._end(runner["lease"], runner["acked"]) for runner in ours))
 
-    async def _end(self, lease: str) -> None:
+    async def _end(self, lease: str, acked: int) -> None:
         await self.ready.pipe.call("stop", lease=lease, grace_seconds=STOP_SECONDS)
-        await self._finish(lease)
+        await self._finish(lease, acked)
 
     async def _lane(self, lane: Lane) -> None:
         asking = Asking(self.run, self.ready.machine, tuple(self.ready.builds), self.target_seconds)
@@ -103,19 +107,19 @@ class Agent:
             lane.lease = answer["lease"]
             lane.names = {unit["id"]: unit["name"] for unit in answer["units"]}
             await self.ready.pipe.call("start", order=self._order(answer))
-            await self._follow(lane, answer["lease"])
+            await self._follow(lane, answer["lease"], 0)
             lane.lease, lane.in_hand = "", ""
 
-    async def _follow(self, lane: Lane, lease: str) -> None:
-        """Watch one runner to its end, delivering and renewing on the way."""
+    async def _follow(self, lane: Lane, lease: str, acked: int) -> None:
+        """Watch one runner to its end, delivering and renewing on the way. `acked` is the last part delivered."""
         clock = asyncio.get_running_loop().time
-        acked, spooled, delivered, renewed = 0, 0, clock(), clock()
+        spooled, delivered, renewed = 0, clock(), clock()
         lost = False
         while True:
             await asyncio.sleep(POLL_SECONDS)
             state = self.status.get(lease)
-            if state is None:
-                continue  # the watcher has not seen it yet
+            if state is None or state["pid"] is None:
+                continue  # the watcher has looked before it was started, or in the middle of that
             lane.in_hand = lane.names.get(state.get("in_hand") or "", "")
             over = state["done"] or not state["alive"]
             if over:
@@ -141,7 +145,7 @@ class Agent:
         part = (await self.ready.pipe.call("collect", lease=lease, acked=acked))["part"]
         return acked if part is None else await self._admit(part)
 
-    async def _finish(self, lease: str, acked: int = 0) -> None:
+    async def _finish(self, lease: str, acked: int) -> None:
         """The runner is over, however it ended: deliver the rest, give back what is left, forget the folder."""
         while (answer := await self.ready.pipe.call("collect", lease=lease, acked=acked))["part"] is not None:
             acked = await self._admit(answer["part"])
@@ -164,7 +168,8 @@ class Agent:
         lives: list[Coroutine[Any, Any, None]] = []
         for lease, runner in found.items():
             still_ours = runner["alive"] and lease in leased and await self._renew(lease)
-            lives.append(self._follow(Lane(lease), lease) if still_ours else self._end(lease))
+            acked = runner["acked"]
+            lives.append(self._follow(Lane(lease), lease, acked) if still_ours else self._end(lease, acked))
         return lives
 
     async def _watch(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.run.agent import Lane
+from tasks.run.agent import Agent
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Watch:
     planned_seconds: float = 0.0
     finished_seconds: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter)
-    lanes: Sequence[Lane] = ()
+    agents: Sequence[Agent] = ()
     estimates: Mapping[str, float] = field(default_factory=dict)  # unit -> seconds
     testing_since: float | None = None
 

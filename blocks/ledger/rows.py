@@ -1,0 +1,251 @@
+"""From admitted bundles to the columns of a segment: one row per result, one per metric.
+
+The rows of an attempt share its facts, so those are laid out once per attempt and spread over its results by
+index. What the orchestrator knows (machine, pool, vendor, counted) comes from the records, never from the bundle.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from blocks.errors import TrustError
+from blocks.lease import OUTCOMES, AttemptRecord, Metric, Part, Result, worst
+from blocks.ledger.results import attempt_id, cap_message, display_name, test_id
+from blocks.store import Store
+
+_TEXT = pa.string()
+_CODE = pa.dictionary(pa.int32(), pa.string())  # few different values in memory; plain text in the file
+_TIME = pa.timestamp("us", tz="UTC")
+
+_ATTEMPT_COLUMNS = [
+    ("run", _CODE), ("environment", _CODE), ("suite", _CODE), ("unit", _CODE), ("unit_name", _CODE),
+    ("planned", pa.int32()), ("attempt", _CODE), ("ordinal", pa.int32()),
+    ("mode", _CODE), ("counted", pa.bool_()), ("reason", _CODE),
+    ("bundle", _CODE), ("lease", _CODE), ("part", pa.int32()), ("machine", _CODE), ("slot", pa.int32()),
+    ("pool", _CODE), ("vendor", _CODE), ("started", _TIME),
+]  # fmt: skip
+_RESULT_COLUMNS = [
+    ("test_id", _TEXT), ("file", _CODE), ("cls", _CODE), ("name", _TEXT), ("test", _TEXT), ("outcome", _CODE),
+    ("seconds", pa.float64()), ("message", _TEXT), ("final", pa.bool_()),
+]  # fmt: skip
+_METRIC_COLUMNS = [
+    ("model", _TEXT), ("variant", _TEXT), ("metric", _TEXT), ("value", pa.float64()), ("measured_in", _CODE),
+    ("low", pa.float64()), ("high", pa.float64()), ("samples", pa.list_(pa.float64())),
+]  # fmt: skip
+
+RESULT_SCHEMA = pa.schema(_RESULT_COLUMNS + _ATTEMPT_COLUMNS)
+METRIC_SCHEMA = pa.schema(_METRIC_COLUMNS + _ATTEMPT_COLUMNS)
+
+
+@dataclass(frozen=True)
+class AttemptFacts:
+    """What the records say of one attempt, and of its unit."""
+
+    suite: str
+    unit_name: str
+    planned: int  # tests that the plan expects of the unit
+    counted: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a bundle came from, by our own records. `attempts` is keyed by (unit, ordinal)."""
+
+    run: str
+    environment: str
+    lease: str
+    part: int
+    bundle: str
+    machine: str
+    slot: int
+    pool: str
+    vendor: str
+    attempts: Mapping[tuple[str, int], AttemptFacts] = field(default_factory=dict)
+
+
+_UNKNOWN = AttemptFacts("", "", 0, False, "no attempt on record")
+
+
+def read_part(store: Store, digest: str) -> Part:
+    """The part in the bundle with this digest. Its signature was checked at admission; the digest is checked here.
+
+    Raises TrustError where the bundle is gone or is not what was admitted.
+    """
+    advice = "Restore the store from a backup; the part's rows are missing from every query until then."
+    try:
+        envelope = json.loads(gzip.decompress(store.get(digest)))
+        part: Part = json.loads(_payload(envelope))
+    except FileNotFoundError as error:
+        raise TrustError(f"The admitted bundle {digest} is not in the store any more.", do=advice) from error
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise TrustError(f"The admitted bundle {digest} cannot be read: {error}.", do=advice) from error
+    return part
+
+
+def _payload(envelope: dict[str, Any]) -> bytes:
+    return base64.b64decode(envelope["payload"])
+
+
+class Rows:
+    """Collects parts and gives their rows as two Arrow tables. `size` is about the bytes of text held."""
+
+    def __init__(self) -> None:
+        self.results = 0
+        self.metrics = 0
+        self.size = 0
+        self._attempts: dict[str, list[Any]] = {name: [] for name, _ in _ATTEMPT_COLUMNS}
+        self._of: dict[str, list[int]] = {"results": [], "metrics": []}
+        self._result: dict[str, list[Any]] = {name: [] for name, _ in _RESULT_COLUMNS}
+        self._metric: dict[str, list[Any]] = {name: [] for name, _ in _METRIC_COLUMNS}
+
+    def add(self, part: Part, origin: Origin) -> None:
+        """Take in every attempt of a part, or nothing of it: TrustError where it is not shaped like one.
+
+        One row of each test is `final`: it stands for the test in its unit. That is the last try alone where there
+        was one, else the worst in company, so that counting final rows counts each test once.
+        """
+        columns = [*self._attempts.values(), *self._result.values(), *self._metric.values(), *self._of.values()]
+        lengths = [len(column) for column in columns]
+        try:
+            self._add(part, origin)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            for column, length in zip(columns, lengths, strict=True):
+                del column[length:]
+            raise TrustError(f"The admitted bundle {origin.bundle} is not shaped like a part: {error!r}.") from error
+        self.results = len(self._of["results"])
+        self.metrics = len(self._of["metrics"])
+
+    def _add(self, part: Part, origin: Origin) -> None:
+        for record in part["records"]:
+            standing: dict[str, tuple[bool, int]] = {}  # test -> (was alone, row)
+            for attempt in record["attempts"]:
+                facts = origin.attempts.get((record["unit"], attempt["ordinal"]), _UNKNOWN)
+                self._add_attempt(record["unit"], attempt, facts, origin)
+                index = len(self._attempts["run"]) - 1
+                for result in attempt["results"]:
+                    self._add_result(result, facts.suite)
+                    self._stand(standing, attempt["mode"] == "alone")
+                self._of["results"].extend([index] * len(attempt["results"]))
+                for metric in attempt["metrics"]:
+                    self._add_metric(metric)
+                self._of["metrics"].extend([index] * len(attempt["metrics"]))
+
+    def _add_attempt(self, unit: str, attempt: AttemptRecord, facts: AttemptFacts, origin: Origin) -> None:
+        values = {
+            "run": origin.run, "environment": origin.environment, "suite": facts.suite, "unit": _text(unit),
+            "unit_name": facts.unit_name, "planned": facts.planned,
+            "attempt": attempt_id(origin.lease, unit, attempt["ordinal"]),
+            "ordinal": int(attempt["ordinal"]), "mode": _text(attempt["mode"]),
+            "counted": facts.counted, "reason": facts.reason, "bundle": origin.bundle, "lease": origin.lease,
+            "part": origin.part, "machine": origin.machine, "slot": origin.slot, "pool": origin.pool,
+            "vendor": origin.vendor, "started": _microseconds(attempt["started"]),
+        }  # fmt: skip
+        for name, column in self._attempts.items():
+            column.append(values[name])
+
+    def _add_result(self, result: Result, suite: str) -> None:
+        file, cls, name = _text(result["file"]), _text(result["cls"]), _text(result["name"])
+        message = cap_message(_text(result.get("message") or "")) or None
+        column = self._result
+        column["test_id"].append(test_id(suite, file, cls, name))
+        column["file"].append(file)
+        column["cls"].append(cls)
+        column["name"].append(name)
+        column["test"].append(display_name(file, cls, name))
+        # A word that we do not know must look bad, never good.
+        column["outcome"].append(result["outcome"] if result["outcome"] in OUTCOMES else "error")
+        column["seconds"].append(_seconds(result.get("seconds")))
+        column["message"].append(message)
+        column["final"].append(False)
+        self.size += 200 + 2 * len(name) + len(message or "")
+
+    def _stand(self, standing: dict[str, tuple[bool, int]], alone: bool) -> None:
+        """Let the row added last stand for its test, if it says more than the one that does."""
+        tests, outcomes, final = self._result["test_id"], self._result["outcome"], self._result["final"]
+        row = len(tests) - 1
+        was_alone, before = standing.get(tests[row], (False, -1))
+        if before >= 0 and (
+            was_alone > alone or (not alone and worst([outcomes[before], outcomes[row]]) != outcomes[row])
+        ):
+            return
+        if before >= 0:
+            final[before] = False
+        final[row] = True
+        standing[tests[row]] = (alone, row)
+
+    def _add_metric(self, metric: Metric) -> None:
+        column = self._metric
+        column["model"].append(_text(metric["model"]))
+        column["variant"].append(_text(metric["mode"]))
+        column["metric"].append(_text(metric["name"]))
+        column["value"].append(float(metric["value"]))
+        column["measured_in"].append(_text(metric["unit"]))
+        column["low"].append(_number(metric.get("low")))
+        column["high"].append(_number(metric.get("high")))
+        samples = metric.get("samples")
+        column["samples"].append(None if samples is None else [float(sample) for sample in samples])
+        self.size += 200 + 8 * len(samples or ())
+
+    def result_table(self) -> pa.Table:
+        """The results, sorted by test, with `RESULT_SCHEMA`."""
+        return self._table("results", self._result, RESULT_SCHEMA).sort_by(
+            [("test_id", "ascending"), ("started", "ascending")]
+        )
+
+    def metric_table(self) -> pa.Table:
+        """The metrics, sorted by model and metric, with `METRIC_SCHEMA`."""
+        return self._table("metrics", self._metric, METRIC_SCHEMA).sort_by(
+            [("model", "ascending"), ("metric", "ascending"), ("variant", "ascending")]
+        )
+
+    def _table(self, kind: str, own: dict[str, list[Any]], schema: pa.Schema) -> pa.Table:
+        index = pa.array(self._of[kind], pa.int32())
+        shared = {name: _column(values, schema.field(name).type) for name, values in self._attempts.items()}
+        arrays = [
+            _column(own[entry.name], entry.type) if entry.name in own else shared[entry.name].take(index)
+            for entry in schema
+        ]
+        return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def plain_text(table: pa.Table) -> pa.Table:
+    """The table with its coded columns as plain text: what files and queries see."""
+    fields = [pa.field(f.name, pa.string() if pa.types.is_dictionary(f.type) else f.type) for f in table.schema]
+    return table.cast(pa.schema(fields))
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if pa.types.is_dictionary(kind):
+        return pa.array(values, pa.string()).dictionary_encode()
+    return pa.array(values, kind)
+
+
+def _text(value: object) -> str:
+    """Text that has a UTF-8 form (a test may print a lone surrogate), the same one that canonical JSON gives it."""
+    text = value if isinstance(value, str) else str(value)
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _seconds(value: object) -> float | None:
+    """A duration that can be one; what cannot (negative, not a number) is unknown."""
+    if isinstance(value, int | float) and math.isfinite(value) and value >= 0:
+        return float(value)
+    return None
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _microseconds(seconds: float) -> int | None:
+    """A wall-clock time as Arrow keeps it; one outside the years 1970 to 9999 (a broken clock) is unknown."""
+    return int(seconds * 1_000_000) if 0 <= seconds < 253_402_300_800 else None

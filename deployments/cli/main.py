@@ -1,0 +1,210 @@
+"""The commands. Nothing heavy is imported before a command needs it, so that `--help` answers at once.
+
+Exit codes: 0 fine, 1 something is broken (or was cancelled), 2 the system failed or was asked for something that
+cannot be. Each says so in one plain sentence, and no bad input ever ends in a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from blocks.errors import CommonfleetError, innermost
+
+app = App(
+    name="commonfleet",
+    help="One continuous-integration system for PyTorch-class projects whose machines belong to many parties.",
+    version_flags=["--version"],
+)
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for programs.")]
+
+
+@app.command
+def nightly(*, json: Json = False) -> int:
+    """Build, test and benchmark on this machine, as the profile `embedded` says. Exit 0 when nothing new is broken."""
+    from deployments.cli.driving import drive_here
+    from flows.request import Request
+
+    return drive_here(Request(), flow="nightly", as_json=json)
+
+
+@app.command
+def run(
+    *,
+    profile: str = "embedded",
+    suite: tuple[str, ...] = (),
+    environment: tuple[str, ...] = (),
+    include: tuple[str, ...] = (),
+    sample: float = 1.0,
+    slots: int = 0,
+    retry_alone: int | None = None,
+    json: Json = False,
+) -> int:
+    """Run a part of a profile.
+
+    Parameters
+    ----------
+    profile
+        A profile of the catalog.
+    suite
+        Only these suites of it (repeat the option for several).
+    environment
+        Only environments that match one of these globs.
+    include
+        Only tests that match one of these globs, over `file::Class.name`.
+    sample
+        The share of the profile to run, above 0 and at most 1. The same share is the same tests every time.
+    slots
+        Use at most this many slots of each machine; 0 means all.
+    retry_alone
+        Try at most this many failed tests of a unit again alone; by default as the suite says.
+    """
+    from deployments.cli.driving import drive_here
+    from flows.request import Request
+
+    if not 0 < sample <= 1:
+        raise CommonfleetError(f"A sample is a share above 0 and at most 1, not {sample}.")
+    request = Request(
+        profile=profile,
+        suites=suite,
+        environments=environment,
+        include=include,
+        sample=sample,
+        slots=slots,
+        retry_alone=retry_alone,
+    )
+    return drive_here(request, flow="on_demand", as_json=json)
+
+
+@app.command
+def resume(run: str, *, json: Json = False) -> int:
+    """Finish a run whose driver died or gave up. Finished units are not run again."""
+    from deployments.cli.driving import resume_here
+
+    return resume_here(run, as_json=json)
+
+
+@app.command
+def cancel(run: str) -> int:
+    """Ask a run's driver to stop; its machines stop within seconds and every unit gets a terminal state."""
+    from deployments.cli.looking import cancel_run
+
+    return cancel_run(run)
+
+
+@app.command
+def plan(*, profile: str = "embedded", json: Json = False) -> int:
+    """Show what a run of the profile would do, without running or recording anything."""
+    from deployments.cli.driving import plan_here
+
+    return plan_here(profile, as_json=json)
+
+
+@app.command
+def runs(*, limit: int = 20, json: Json = False) -> int:
+    """List the runs, newest first."""
+    from deployments.cli.looking import list_runs
+
+    return list_runs(limit, as_json=json)
+
+
+@app.command
+def show(run: str = "latest", *, html: Path | None = None, json: Json = False) -> int:
+    """Show what was planned in a run and what became of it. RUN may be shortened, or `latest`.
+
+    Parameters
+    ----------
+    html
+        Also write the run's report to this file.
+    """
+    from deployments.cli.looking import show_run
+
+    return show_run(run, html, as_json=json)
+
+
+@app.command
+def query(sql: str, *, json: Json = False) -> int:
+    """Ask the ledger with SQL. Views: runs, units, attempts, results, all_results, tests, metrics, machines, more."""
+    from deployments.cli.looking import query_ledger
+
+    return query_ledger(sql, as_json=json)
+
+
+@app.command
+def up(*, port: int = 4200, schedule: str = "0 2 * * *") -> int:
+    """Start the operator's installation and serve it until Ctrl-C.
+
+    Parameters
+    ----------
+    port
+        Where Prefect's UI listens, on 127.0.0.1.
+    schedule
+        When the nightly starts, as cron, in UTC.
+    """
+    from deployments.cli.operating import serve
+
+    return serve(port, schedule)
+
+
+@app.command
+def doctor(*, json: Json = False) -> int:
+    """Look for what would keep commonfleet from working on this machine, and say how to mend it."""
+    from deployments.cli.operating import examine
+
+    return examine(as_json=json)
+
+
+@app.command
+def schema() -> int:
+    """Print the catalog's JSON Schema, for editors."""
+    from deployments.cli.looking import print_schema
+
+    return print_schema()
+
+
+def main() -> None:
+    """The entry point: errors become one plain message and an exit code."""
+    try:
+        code = app(result_action="return_value", exit_on_error=False, print_error=True)
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        code = 1
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`): nothing to say to them any more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 0
+    except Exception as error:  # noqa: BLE001 - the last line before a traceback
+        cause = innermost(error)
+        code = _told(cause) if isinstance(cause, CommonfleetError) else _unexpected(cause)
+    sys.stdout.flush()
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _told(error: CommonfleetError) -> int:
+    print("\n".join(part for part in (f"commonfleet: {error.what}", error.kept, error.do) if part), file=sys.stderr)
+    return 2
+
+
+def _unexpected(error: BaseException) -> int:
+    """A bug of ours or a broken machine: the traceback goes to a file, a sentence to the person."""
+    import traceback
+
+    from cyclopts import CycloptsError
+
+    if isinstance(error, CycloptsError):
+        return 2  # the parser has explained it already
+    folder = Path(os.environ.get("COMMONFLEET_HOME") or Path.home() / ".commonfleet")
+    trace = folder / "last-error.txt"
+    try:
+        trace.write_text("".join(traceback.format_exception(error)))
+        where = f"The details are in {trace}."
+    except OSError:
+        where = "".join(traceback.format_exception(error))
+    print(f"commonfleet: the system failed: {type(error).__name__}: {error}", where, sep="\n", file=sys.stderr)
+    print("What was recorded is kept; `commonfleet runs` shows it and an open run can be resumed.", file=sys.stderr)
+    return 2

@@ -1,0 +1,93 @@
+"""What the commands print for people: a run's conclusion, a run's page in text, lists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.conclude import Conclusion
+
+OUTCOME_ORDER = ("passed", "failed", "crashed", "timed_out", "error", "skipped", "xfailed", "xpassed")
+
+
+def print_conclusion(conclusion: Conclusion) -> None:
+    """The end of a run: the table, the sentence, and where the page is."""
+    print_summary(conclusion.summary)
+    console = Console()
+    console.print()
+    console.print(conclusion.sentence, style="bold green" if conclusion.exit_code == 0 else "bold red", soft_wrap=True)
+    if conclusion.report is not None:
+        console.print(f"Report: {conclusion.report}", soft_wrap=True, highlight=False)
+
+
+def print_summary(summary: Mapping[str, Any]) -> None:
+    """What was planned in a run and what became of it."""
+    console = Console()
+    units = summary["units"]
+    opened = f" + {units['open']} open" if units.get("open") else ""
+    console.print(
+        f"[bold]{summary['id']}[/bold]  {summary['flow']}, {summary['state']}: "
+        f"{units['planned']} units planned = {units['ran']} ran + {units['skipped']} skipped + "
+        f"{units['not_run']} not run + {units['lost']} lost{opened}",
+        soft_wrap=True, highlight=False,
+    )  # fmt: skip
+    results: Mapping[str, Mapping[str, int]] = summary["results"]
+    outcomes = [outcome for outcome in OUTCOME_ORDER if any(row.get(outcome) for row in results.values())]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("suite")
+    for name in ("units", "tests", *outcomes):
+        table.add_column(name, justify="right")
+    for suite, figures in summary["suites"].items():
+        row = results.get(suite, {})
+        counts = [f"{row.get(outcome, 0):,}" if row.get(outcome) else "·" for outcome in outcomes]
+        table.add_row(suite, f"{figures['planned']:,}", f"{sum(row.values()):,}", *counts)
+    console.print(table)
+    attempts = summary["attempts"]
+    console.print(f"{attempts['total']:,} attempts, {attempts.get('alone', 0):,} of them a test alone.", style="dim")
+
+
+def print_runs(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A line per run."""
+    if not rows:
+        print("There is no run yet. `commonfleet nightly` makes the first.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("run", "flow", "state", "started", "units", "conclusion"):
+        table.add_column(name)
+    for row in rows:
+        units = row["units"]
+        done = f"{units['planned'] - units.get('open', 0)}/{units['planned']}"
+        started = str(row["created"])[:16].replace("T", " ")
+        table.add_row(row["id"], row["flow"], row["state"], started, done, row.get("sentence") or "")
+    Console().print(table)
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The answer to a query."""
+    if not rows:
+        print("No rows.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    Console().print(table)
+
+
+def print_plan(summary: Mapping[str, Any]) -> None:
+    """A plan by suite."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("suite", "environment", "units", "tests", "seconds", "left out"):
+        table.add_column(name, justify="left" if name in ("suite", "environment") else "right")
+    for row in summary["suites"]:
+        table.add_row(
+            row["suite"], row["environment"], str(row["units"]), f"{row['tests']:,}",
+            f"{row['estimate_seconds']:.0f}", str(row["left_out"]),
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    console.print(f"Plan {summary['id']}", style="dim", highlight=False)

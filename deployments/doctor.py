@@ -1,0 +1,159 @@
+"""What would keep commonfleet from working here. Each check gives one finding and changes nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from blocks.errors import CommonfleetError
+from blocks.home import open_home
+from blocks.store import free_bytes
+
+PACKAGES = ("blocks", "tasks", "flows", "deployments")
+NIGHTLY_BYTES = 6 << 30
+"""An embedded nightly keeps about 1 GB and unpacks as much again; this leaves room for a few of them."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`good`, worth a `note`, or `bad`: something will not work. `do` says how to mend it."""
+
+    name: str
+    level: Literal["good", "note", "bad"]
+    what: str
+    do: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def findings() -> list[Finding]:
+    """All checks, in the order in which they matter."""
+    checks: tuple[Callable[[], Finding], ...] = (
+        shadowed, compiler, headers, cmake, sandbox, state, disk, ledger, processors, torch_here,
+    )  # fmt: skip
+    return [check() for check in checks]
+
+
+def shadowed() -> Finding:
+    """Our four packages have common names: another distribution may have put its own in front."""
+    ours = Path(__file__).resolve().parent.parent
+    strangers = []
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        origin = Path(spec.origin).resolve() if spec and spec.origin else None
+        if origin is None or origin.parent.parent != ours:
+            strangers.append(f"{name} comes from {origin or 'nowhere'}")
+    if strangers:
+        return Finding(
+            "packages", "bad", f"Another package shadows ours: {'; '.join(strangers)}.",
+            "Install commonfleet into an environment of its own, and do not start it from a folder of that name.",
+        )  # fmt: skip
+    return Finding("packages", "good", f"The packages {', '.join(PACKAGES)} are ours.")
+
+
+def compiler() -> Finding:
+    found = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
+    if not found:
+        return Finding("compiler", "bad", "There is no C++ compiler.", "Debian and Ubuntu: apt-get install g++.")
+    said = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
+    return Finding("compiler", "good", f"C++ compiler: {said.splitlines()[0] if said else found}.")
+
+
+def headers() -> Finding:
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if not header.exists():
+        return Finding(
+            "headers", "bad", f"Python's headers are missing ({header}): Inductor compiles against them.",
+            f"Debian and Ubuntu: apt-get install python{sys.version_info.major}.{sys.version_info.minor}-dev.",
+        )  # fmt: skip
+    return Finding("headers", "good", "Python's headers are there.")
+
+
+def cmake() -> Finding:
+    found = shutil.which("cmake")
+    if not found:
+        return Finding("cmake", "bad", "There is no CMake.", "Debian and Ubuntu: apt-get install cmake.")
+    return Finding("cmake", "good", f"CMake: {found}.")
+
+
+def sandbox() -> Finding:
+    """Whether units can be run in the allow-list sandbox."""
+    found = shutil.which("bwrap")
+    if not found:
+        return Finding(
+            "sandbox", "note", "bubblewrap is not installed: units run unsandboxed, and each attempt says so.",
+            "Debian and Ubuntu: apt-get install bubblewrap.",
+        )  # fmt: skip
+    trial = [found, "--ro-bind", "/usr", "/usr", "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64",
+             "--unshare-pid", "--unshare-net", "/usr/bin/true"]  # fmt: skip
+    said = subprocess.run(trial, capture_output=True, text=True, check=False, timeout=20)
+    if said.returncode != 0:
+        return Finding(
+            "sandbox", "note", f"bubblewrap is installed and may not be used here: {said.stderr.strip()[:200]}",
+            "Allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1), or run as root.",
+        )  # fmt: skip
+    return Finding("sandbox", "good", "bubblewrap works: units run in the allow-list sandbox.")
+
+
+def state() -> Finding:
+    try:
+        home = open_home()
+    except CommonfleetError as error:
+        return Finding("state", "bad", error.what, error.do)
+    return Finding("state", "good", f"State is kept in {home.root}.")
+
+
+def disk() -> Finding:
+    root = Path(os.environ.get("COMMONFLEET_HOME") or Path.home())
+    while not root.exists():
+        root = root.parent
+    free = free_bytes(root)
+    if free < NIGHTLY_BYTES:
+        return Finding(
+            "disk", "note", f"Only {free / 1e9:.1f} GB are free where the state is kept; a nightly wants about 6 GB.",
+            "Free some space, or set COMMONFLEET_HOME to a larger disk.",
+        )  # fmt: skip
+    return Finding("disk", "good", f"{free / 1e9:.0f} GB are free.")
+
+
+def ledger() -> Finding:
+    """The ledger opens, and no run waits for a driver."""
+    from flows.drive import ledger_of
+    from tasks.collect.driver import stalled_runs
+
+    try:
+        opened = ledger_of(open_home())
+        stalled = stalled_runs(opened)
+    except CommonfleetError as error:
+        return Finding("ledger", "bad", error.what, error.do)
+    if stalled:
+        return Finding(
+            "ledger", "note", f"These runs have lost their driver: {', '.join(stalled)}.",
+            f"`commonfleet resume {stalled[0]}` finishes one; `commonfleet up` does it by itself.",
+        )  # fmt: skip
+    return Finding("ledger", "good", "The ledger opens, and no run waits for a driver.")
+
+
+def processors() -> Finding:
+    count = len(os.sched_getaffinity(0))
+    return Finding("processors", "good", f"{count} processors may be used ({platform.machine()}).")
+
+
+def torch_here() -> Finding:
+    """The orchestrator never imports torch; one that lies beside it may shadow the build's."""
+    if importlib.util.find_spec("torch") is not None:
+        return Finding(
+            "torch", "note", "torch is installed beside commonfleet. It is not used: builds bring their own.",
+            "Keep commonfleet in an environment of its own.",
+        )  # fmt: skip
+    return Finding("torch", "good", "torch is not in commonfleet's own environment: builds bring their own.")

@@ -1,0 +1,300 @@
+"""Driving a run: build, plan, lease until the queue is dry, judge, close. The one sentence behind every flow.
+
+Nothing here reads Prefect's state: the flows pass `stage`, which makes a Prefect task run of each step, and without
+a Prefect server the same sentence is driven plainly. All decisions are made from the ledger, so a driver may die at
+any instant and the next one goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import select
+
+from blocks.errors import CommonfleetError, PlanError, StaleDriver
+from blocks.home import Home
+from blocks.ledger import Ledger, open_ledger
+from blocks.ledger.schema import leases, runs
+from blocks.plan import Plan
+from blocks.signing import Key, load_or_make_key
+from blocks.store import Store
+from flows.conclude import Conclusion, conclude
+from flows.request import Request, request_from_json
+from flows.stages import (
+    Desired,
+    build_all,
+    builds_of,
+    desired,
+    planned_before,
+    ready_builds,
+    ready_sources,
+    write_down_plan,
+)
+from tasks.collect.desk import LedgerDesk
+from tasks.collect.driver import BEAT_SECONDS, Seat, beat, fence, leave_run, open_run, set_state, stalled_runs, take_run
+from tasks.collect.leases import end_unfinished
+from tasks.collect.segments import cut_segments
+from tasks.provision.local import Held, take_local
+from tasks.run.agent import Agent
+from tasks.run.prepare import ready
+from tasks.run.watch import Watch
+
+T = TypeVar("T")
+
+CUT_SECONDS = 20.0
+
+
+class Stage(Protocol):
+    """How a step is run: plainly, or as a Prefect task run of that name."""
+
+    async def __call__(self, name: str, function: Callable[..., Awaitable[T]], *arguments: Any) -> T: ...
+
+
+async def plainly(name: str, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    """Without Prefect: the step is just awaited."""
+    return await function(*arguments)
+
+
+@dataclass
+class Driven:
+    """A run in our hands."""
+
+    home: Home
+    ledger: Ledger
+    seat: Seat
+    key: Key
+    want: Desired
+    watch: Watch
+    stage: Stage
+    agents: list[Agent] = field(default_factory=list)
+
+
+def ledger_of(home: Home) -> Ledger:
+    """The ledger of an installation."""
+    return open_ledger(f"sqlite:///{home.ledger}", home.results, Store(home.store))
+
+
+async def drive(
+    request: Request,
+    *,
+    home: Home,
+    flow: str,
+    run: str | None = None,
+    watch: Watch | None = None,
+    stage: Stage = plainly,
+) -> Conclusion:
+    """Drive a new run (or with `run`, resume that one) to its end.
+
+    Raises CommonfleetError when the system itself failed: the run then stays open and can be resumed. When the task
+    is cancelled, the machines are stopped, every unit gets its terminal state, and CancelledError goes on.
+    """
+    watch = watch or Watch()
+    ledger = ledger_of(home)
+    try:
+        want = desired(request)
+        seat = take_run(ledger, run) if run else open_run(ledger, flow, asdict(request))
+        watch.run = seat.run
+        key = load_or_make_key(home.keys / "agent.key")
+        driven = Driven(home, ledger, seat, key, want, watch, stage)
+        async with _kept_warm(driven):
+            return await _to_the_end(driven)
+    finally:
+        ledger.close()
+
+
+async def resume(run: str, *, home: Home, watch: Watch | None = None, stage: Stage = plainly) -> Conclusion:
+    """Resume an open run with the request it was opened with. Raises LedgerError when it is closed or driven."""
+    ledger = ledger_of(home)
+    try:
+        with ledger.read() as connection:
+            row = connection.execute(select(runs.c.request, runs.c.flow).where(runs.c.id == run)).one()
+    finally:
+        ledger.close()
+    request = request_from_json(json.loads(row.request))
+    return await drive(request, home=home, flow=row.flow, run=run, watch=watch, stage=stage)
+
+
+async def resume_stalled(home: Home) -> list[Conclusion]:
+    """Finish the runs whose driver died. A run that somebody takes first is theirs."""
+    ledger = ledger_of(home)
+    try:
+        stalled = stalled_runs(ledger)
+    finally:
+        ledger.close()
+    finished = []
+    for run in stalled:
+        with contextlib.suppress(StaleDriver):
+            finished.append(await resume(run, home=home))
+    return finished
+
+
+async def _to_the_end(driven: Driven) -> Conclusion:
+    try:
+        if _state(driven) == "cancelling" and planned_before(driven.ledger, driven.seat.run) is None:
+            raise asyncio.CancelledError  # the driver before us was cancelled, and no machine has work of this run
+        async with contextlib.AsyncExitStack() as stack:
+            machines = [await stack.enter_async_context(_taken(driven, pool)) for pool in driven.want.pools]
+            await _worked_off(driven, machines)
+    except asyncio.CancelledError:
+        await conclude(driven.home, driven.ledger, driven.seat, driven.want.catalog, "cancelled")
+        raise
+    driven.watch.at("judge", "looking at what failed")
+    return await driven.stage(
+        "judge and report", conclude, driven.home, driven.ledger, driven.seat, driven.want.catalog, "complete"
+    )
+
+
+async def _worked_off(driven: Driven, machines: list[Held]) -> None:
+    """Everything that needs the machines. When it is cancelled, they are stopped before they are let go."""
+    try:
+        await _ready(driven, machines)
+        if _state(driven) == "cancelling":
+            raise asyncio.CancelledError  # the driver before us died while it was stopping the machines
+        driven.watch.testing_since = asyncio.get_running_loop().time()
+        cutting = asyncio.create_task(_cut_now_and_then(driven.ledger))
+        try:
+            await asyncio.gather(
+                *(
+                    driven.stage(f"machine {agent.ready.machine}", agent.work, _live_leases(driven, agent))
+                    for agent in driven.agents
+                )
+            )
+        finally:
+            cutting.cancel()
+        _end_unfinished(driven, "no machine could serve it")
+    except asyncio.CancelledError:
+        set_state(driven.ledger, driven.seat, "cancelling")
+        await asyncio.shield(_stopped(driven))
+        raise
+
+
+async def _ready(driven: Driven, machines: list[Held]) -> None:
+    """From the request to agents that know their machines, with the plan written down."""
+    ledger, want, watch, stage = driven.ledger, driven.want, driven.watch, driven.stage
+    plan = planned_before(ledger, driven.seat.run)
+    if plan is None:
+        made = await stage("build", build_all, want, driven.home, ledger, driven.key, watch)
+    else:
+        made = builds_of(ledger, plan)
+    for held in machines:
+        places = await stage(f"unpack on {held.machine}", ready_builds, held, want, made, ledger, driven.key, watch)
+        trees = await ready_sources(held, want, ledger)
+        if plan is None:
+            plan = await stage(
+                "plan", write_down_plan, held, want, made, places, trees, driven.home, ledger, driven.seat, watch
+            )
+        made_ready = ready(held, want.catalog, places, trees, want.request.slots)
+        driven.agents.append(_agent(driven, made_ready))
+    assert plan is not None  # a profile without pools is no profile
+    if _state(driven) == "planning":
+        set_state(ledger, driven.seat, "running")
+    _show(driven, plan)
+
+
+def _agent(driven: Driven, made_ready: Any) -> Agent:
+    return Agent(
+        desk=LedgerDesk(driven.ledger, driven.seat),
+        ready=made_ready,
+        run=driven.seat.run,
+        key=driven.key,
+        target_seconds=driven.want.lease_seconds,
+        delivered=driven.watch.delivered,
+    )
+
+
+def _show(driven: Driven, plan: Plan) -> None:
+    watch = driven.watch
+    watch.estimates = {unit.id: unit.estimate_seconds for unit in plan.units}
+    watch.planned, watch.planned_seconds = len(plan.units), sum(watch.estimates.values())
+    watch.agents = driven.agents
+    watch.at("test")
+
+
+@contextlib.asynccontextmanager
+async def _taken(driven: Driven, pool: str) -> AsyncIterator[Held]:
+    spec = driven.want.catalog.pools[pool]
+    if spec.kind != "local":
+        raise PlanError(
+            f"The pool `{pool}` is of kind {spec.kind}, which this version cannot take machines from.",
+            do="Use a pool of kind local.",
+        )
+    driven.watch.at("machines", pool)
+    async with take_local(driven.home, driven.ledger, driven.seat.run, pool, spec) as held:
+        yield held
+
+
+@contextlib.asynccontextmanager
+async def _kept_warm(driven: Driven) -> AsyncIterator[None]:
+    """Hold the seat: beat, notice when it is lost or a cancel is asked for, and leave it properly on failure."""
+    us = asyncio.current_task()
+    assert us is not None
+    lost: list[StaleDriver] = []
+
+    async def beats() -> None:
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            try:
+                state = await asyncio.to_thread(beat, driven.ledger, driven.seat)
+            except StaleDriver as error:
+                lost.append(error)
+                us.cancel()
+                return
+            if state == "cancelling" and not us.cancelling():
+                us.cancel()
+
+    beating = asyncio.create_task(beats())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if lost:
+            raise lost[0] from None
+        raise
+    except Exception as error:
+        # The run stays open, without a driver: a person decides when to resume. Where somebody else has it by now,
+        # that is the reason for whatever we met (a lease that they have finished is gone from the machine).
+        try:
+            leave_run(driven.ledger, driven.seat, str(error)[:2000])
+        except StaleDriver as stale:
+            raise stale from error
+        except CommonfleetError:
+            pass  # the ledger itself is what failed; the heartbeat ends by itself
+        raise
+    finally:
+        beating.cancel()
+
+
+async def _stopped(driven: Driven) -> None:
+    await asyncio.gather(*(agent.stop() for agent in driven.agents), return_exceptions=True)
+
+
+async def _cut_now_and_then(ledger: Ledger) -> None:
+    while True:
+        await asyncio.sleep(CUT_SECONDS)
+        await asyncio.to_thread(cut_segments, ledger)
+
+
+def _end_unfinished(driven: Driven, reason: str) -> None:
+    with driven.ledger.write() as connection:
+        fence(connection, driven.seat)
+        end_unfinished(connection, driven.seat.run, reason)
+
+
+def _state(driven: Driven) -> str:
+    with driven.ledger.read() as connection:
+        return str(connection.scalar(select(runs.c.state).where(runs.c.id == driven.seat.run)))
+
+
+def _live_leases(driven: Driven, agent: Agent) -> list[str]:
+    with driven.ledger.read() as connection:
+        return list(
+            connection.scalars(
+                select(leases.c.id).where(
+                    leases.c.run == driven.seat.run, leases.c.machine == agent.ready.machine, leases.c.state == "live"
+                )
+            )
+        )

@@ -1,0 +1,24 @@
+"""The nightly: build once, test everywhere, benchmark, and say in the morning what became of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from flows.bookkeeping import driven
+from flows.request import Profile, Request
+
+
+@flow(name="nightly", validate_parameters=True)
+async def nightly(profile: Profile = Profile.EMBEDDED) -> State[Any]:
+    """Everything that a profile of the catalog plans, end to end.
+
+    The run is complete when each planned unit has ended in exactly one state. It ends Failed when something broke
+    that did not fail before, or when the system itself failed; the message is one plain sentence.
+
+    Args:
+        profile: Which profile of the catalog: what is built, on which environments, with which suites.
+    """
+    return await driven("nightly", Request(profile=profile.value))

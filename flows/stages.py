@@ -1,0 +1,216 @@
+"""The stages before a run's units are leased: builds, the machine made ready, and the plan.
+
+Each is a sentence over tasks. A resumed run reads its plan and builds from the ledger and makes nothing again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from blocks.build import Build, build_from_manifest
+from blocks.catalog.load import default_root, load_catalog
+from blocks.catalog.models import Catalog
+from blocks.errors import LedgerError
+from blocks.home import Home
+from blocks.ledger import Ledger
+from blocks.ledger.schema import builds, runs
+from blocks.plan import Environment, Plan
+from blocks.signing import Key
+from flows.request import Request
+from tasks.build.make import make_build
+from tasks.collect.driver import Seat, fence
+from tasks.plan.check import check_hosts
+from tasks.plan.estimates import measured
+from tasks.plan.make import chosen_profile, make_plan
+from tasks.plan.narrow import narrow
+from tasks.plan.place import SourceTree, Unpacked
+from tasks.plan.sources import pack_sources
+from tasks.plan.write import read_plan, write_plan
+from tasks.provision.local import Held
+from tasks.run.prepare import unpack_build, unpack_sources
+from tasks.run.watch import Watch
+from tasks.threads import in_daemon_thread
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A build with the digest of its signed provenance."""
+
+    build: Build
+    provenance: str
+
+
+@dataclass(frozen=True)
+class Desired:
+    """What a run is about, before any machine is involved."""
+
+    request: Request
+    catalog: Catalog
+    root: Path
+
+    @property
+    def environments(self) -> list[str]:
+        return sorted({cell.environment for cell in chosen_profile(self.catalog, self.request.profile).matrix})
+
+    @property
+    def pools(self) -> list[str]:
+        return list(chosen_profile(self.catalog, self.request.profile).pools)
+
+    @property
+    def lease_seconds(self) -> float:
+        return chosen_profile(self.catalog, self.request.profile).lease_target_seconds
+
+
+def desired(request: Request) -> Desired:
+    """Read the catalog and narrow it to the request. Raises CatalogError, PlanError."""
+    root = default_root()
+    catalog = narrow(
+        load_catalog(root),
+        request.profile,
+        suites=request.suites,
+        environments=request.environments,
+        include=request.include,
+        sample=request.sample,
+        retry_alone=request.retry_alone,
+    )
+    return Desired(request, catalog, root)
+
+
+async def build_all(want: Desired, home: Home, ledger: Ledger, key: Key, watch: Watch) -> dict[str, Signed]:
+    """Make (or find) each environment's build: environment -> build."""
+    made: dict[str, Signed] = {}
+    for environment in want.environments:
+        name = want.catalog.environments[environment].build
+        watch.at("build", name)
+        result = await in_daemon_thread(
+            lambda name=name: make_build(  # type: ignore[misc]
+                name,
+                want.catalog.builds[name],
+                ledger=ledger,
+                store=ledger.store,
+                key=key,
+                workshop=home.root / "workshop",
+                catalog_root=want.root,
+                progress=watch.tell,
+            )
+        )
+        made[environment] = Signed(result.build, result.provenance)
+    return made
+
+
+def planned_before(ledger: Ledger, run: str) -> Plan | None:
+    """The plan of a run that is resumed; None when it had not come so far."""
+    with ledger.read() as connection:
+        plan = connection.scalar(select(runs.c.plan).where(runs.c.id == run))
+        return read_plan(connection, plan) if plan else None
+
+
+def builds_of(ledger: Ledger, plan: Plan) -> dict[str, Signed]:
+    """The builds that a written plan refers to. Raises LedgerError when the store has lost one."""
+    found: dict[str, Signed] = {}
+    with ledger.read() as connection:
+        for environment in plan.environments:
+            row = connection.execute(
+                select(builds.c.manifest, builds.c.provenance).where(builds.c.digest == environment.build_digest)
+            ).first()
+            build = build_from_manifest(json.loads(row.manifest)) if row else None
+            if row is None or build is None or not all(ledger.store.has(a.digest) for a in build.artifacts):
+                raise LedgerError(
+                    f"This run's build {environment.build} ({environment.build_digest[7:19]}) is not in the store.",
+                    kept="Everything recorded is safe.",
+                    do="Restore the store from a backup, or start a new run.",
+                )
+            found[environment.name] = Signed(build, row.provenance)
+    return found
+
+
+async def ready_builds(
+    held: Held, want: Desired, made: Mapping[str, Signed], ledger: Ledger, key: Key, watch: Watch
+) -> dict[str, Unpacked]:
+    """Have the machine unpack the builds: environment -> where its build stands."""
+    places: dict[str, Unpacked] = {}
+    for name, signed in made.items():
+        watch.at("unpack", f"{signed.build.name} on {held.machine}")
+        root = await unpack_build(held, ledger.store, signed.build, signed.provenance, key.public)
+        spec = want.catalog.environments[name]
+        environment = Environment(
+            name=name,
+            build=spec.build,
+            build_digest=signed.build.digest,
+            accelerator=spec.accelerator,
+            os=spec.os,
+            python=spec.python,
+            config=spec.config,
+        )
+        places[name] = Unpacked(environment, root, held.hello["runtime"]["python"].get(spec.python, ""))
+    return places
+
+
+async def ready_sources(held: Held, want: Desired, ledger: Ledger) -> dict[str, SourceTree]:
+    """Pack the suites' own files and have the machine unpack them: suite -> where they stand."""
+    trees: dict[str, SourceTree] = {}
+    for suite in sorted({cell.suite for cell in chosen_profile(want.catalog, want.request.profile).matrix}):
+        folder = want.catalog.suites[suite].sources
+        if folder is not None:
+            digest, size = pack_sources(want.root / folder, ledger.store)
+            trees[suite] = await unpack_sources(held, ledger.store, suite, digest, size)
+    return trees
+
+
+async def write_down_plan(
+    held: Held,
+    want: Desired,
+    made: Mapping[str, Signed],
+    places: Mapping[str, Unpacked],
+    trees: Mapping[str, SourceTree],
+    home: Home,
+    ledger: Ledger,
+    seat: Seat,
+    watch: Watch,
+) -> Plan:
+    """Make the plan and write it into the ledger, before anything runs."""
+    plan = await plan_of(held, want, made, places, trees, home, ledger, watch)
+    with ledger.write() as connection:
+        fence(connection, seat)
+        write_plan(connection, seat.run, plan)
+    return plan
+
+
+async def plan_of(
+    held: Held,
+    want: Desired,
+    made: Mapping[str, Signed],
+    places: Mapping[str, Unpacked],
+    trees: Mapping[str, SourceTree],
+    home: Home,
+    ledger: Ledger,
+    watch: Watch,
+) -> Plan:
+    """Discover the units and check that the machine can run them. Raises PlanError, HostError."""
+    watch.at("plan", "listing the tests")
+
+    async def discover(request: dict[str, Any]) -> Mapping[str, Any]:
+        return await held.pipe.call("discover", timeout=600, **request)
+
+    with ledger.read() as connection:
+        estimates = measured(connection)
+    plan = await make_plan(
+        want.catalog,
+        want.request.profile,
+        environments=places,
+        sources=trees,
+        discover=discover,
+        root=want.root,
+        estimates=estimates,
+        cache=home.root / "discovery",
+        at_once=held.slots,
+        progress=lambda suite, done, total: watch.tell(f"{suite}: {done} of {total} files listed"),
+    )
+    check_hosts(plan, {name: signed.build for name, signed in made.items()}, {held.machine: held.hello})
+    return plan

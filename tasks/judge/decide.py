@@ -1,0 +1,144 @@
+"""The verdict on each test that looked bad: a pure function from what was seen to the cause.
+
+`evidence.py` gathers what was seen, `judge.py` writes what was decided. Nothing here reads a clock or a ledger.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from blocks.catalog.models import Quarantined
+from blocks.lease import BAD, worst
+
+Cause = Literal["broke", "broken_trunk", "flaky", "order_dependent", "infra", "vendor", "unknown"]
+Standing = Literal["new", "quarantined", "known", "order_dependent"]
+
+POISON = "poison"
+"""How the reason starts of a unit that was lost because leases died with it in hand."""
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """One outcome of one test in one attempt of the judged run."""
+
+    attempt: str
+    mode: str  # company, alone
+    outcome: str
+    counted: bool
+    ordinal: int  # of the attempt within its lease
+    reason: str = ""  # why it is not counted
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All that is known of one test that was bad in a counted attempt (or of a unit that was lost: test `NAME::*`).
+
+    `previous_run` is the last complete run of the environment before this one, `previous` the test's final outcome
+    there; None where there is none.
+    """
+
+    environment: str
+    suite: str
+    test: str
+    sightings: tuple[Sighting, ...]
+    previous_run: str | None = None
+    previous: str | None = None
+    lost: str | None = None  # a whole unit: why it was lost
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The cause of one bad test. `standing` is how the run's conclusion counts it; `gates` whether it blocks."""
+
+    environment: str
+    suite: str
+    test: str
+    cause: Cause
+    gates: bool
+    standing: Standing
+    outcome: str
+    evidence: Mapping[str, Any]
+
+
+def decide(seen: Iterable[Seen], quarantine: Sequence[Quarantined], today: datetime.date) -> list[Verdict]:
+    """A verdict for each bad test, in the order of environment, suite and test."""
+    ordered = sorted(seen, key=lambda s: (s.environment, s.suite, s.test))
+    return [_decide(one, _quarantine_of(one, quarantine, today)) for one in ordered]
+
+
+def _decide(seen: Seen, entry: Quarantined | None) -> Verdict:
+    final = final_outcome(seen)
+    failed_before = seen.previous in BAD
+    cause: Cause
+    standing: Standing
+    if final not in BAD:
+        cause, standing = "order_dependent", "order_dependent"
+    elif failed_before:
+        cause, standing = "broken_trunk", "quarantined" if entry else "known"
+    elif entry:
+        # Without a try alone there is too little to say that the test itself is at fault.
+        cause, standing = "broke" if seen.lost or _alone(seen) else "unknown", "quarantined"
+    else:
+        cause, standing = "broke", "new"
+    return Verdict(
+        seen.environment,
+        seen.suite,
+        seen.test,
+        cause,
+        standing == "new",
+        standing,
+        final,
+        _evidence(seen, final, entry),
+    )
+
+
+def final_outcome(seen: Seen) -> str:
+    """The outcome that stands: the last one alone where the test was tried alone, else the worst in company."""
+    alone = _alone(seen)
+    if alone:
+        return max(alone, key=lambda s: (s.ordinal, s.attempt)).outcome
+    company = [s.outcome for s in seen.sightings if s.counted]
+    return worst(company) if company else "crashed"  # a unit that was lost has no outcome of its own
+
+
+def _alone(seen: Seen) -> list[Sighting]:
+    return [s for s in seen.sightings if s.counted and s.mode == "alone"]
+
+
+def _quarantine_of(seen: Seen, quarantine: Sequence[Quarantined], today: datetime.date) -> Quarantined | None:
+    """The entry that covers this test today. An entry holds up to and including the day that it expires on."""
+    for entry in quarantine:
+        if (
+            entry.suite == seen.suite
+            and entry.expires >= today
+            and (seen.test == entry.test or fnmatchcase(seen.test, entry.test))  # `[a]` in a test's name is no pattern
+            and any(fnmatchcase(seen.environment, pattern) for pattern in entry.environments)
+        ):
+            return entry
+    return None
+
+
+def _evidence(seen: Seen, final: str, entry: Quarantined | None) -> dict[str, Any]:
+    evidence: dict[str, Any] = {
+        "final": final,
+        "attempts": [
+            {"attempt": s.attempt, "mode": s.mode, "outcome": s.outcome}
+            | ({} if s.counted else {"counted": False, "reason": s.reason})
+            for s in sorted(seen.sightings, key=lambda s: (not s.counted, s.ordinal, s.attempt))
+        ],
+        "previous_run": seen.previous_run,
+        "previous_outcome": seen.previous,
+    }
+    if seen.lost:
+        evidence["lost"] = {"unit": seen.unit, "reason": seen.lost}
+    if entry:
+        evidence["quarantined"] = {
+            "reason": entry.reason, "expires": entry.expires.isoformat(), "owner": entry.owner, "link": entry.link,
+            "evidence": entry.evidence,
+        }  # fmt: skip
+    return evidence

@@ -1,0 +1,78 @@
+"""Making a machine ready for a run: its builds and suites' files unpacked there, once per digest.
+
+The agent checks signature and digests before the machine sees anything; the machine checks the digests again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from blocks.accelerators.registry import for_slot
+from blocks.build import Artifact, Build
+from blocks.catalog.models import Catalog
+from blocks.plan import Environment
+from blocks.store import Store
+from tasks.build.provenance import check_build
+from tasks.plan.place import SourceTree, Unpacked
+from tasks.provision.local import Held
+from tasks.run.agent import Ready
+
+UNPACK_SECONDS = 900.0
+
+
+async def unpack_build(held: Held, store: Store, build: Build, provenance: str, public: bytes) -> Path:
+    """Check a build's signature and have the machine unpack it; gives its root. Raises TrustError, HostError."""
+    envelope = json.loads(await asyncio.to_thread(store.get, provenance))
+    check_build(build, envelope, public)
+    return await _unpack(held, store, build.digest, build.artifacts)
+
+
+async def unpack_sources(held: Held, store: Store, suite: str, digest: str, size: int) -> SourceTree:
+    """Have the machine unpack a suite's own files, packed in the store under `digest`."""
+    tree = Artifact("tree", f"{suite}.tar.gz", digest, size)
+    return SourceTree(digest, await _unpack(held, store, digest, (tree,)) / suite)
+
+
+async def _unpack(held: Held, store: Store, digest: str, artifacts: tuple[Artifact, ...]) -> Path:
+    listed = [
+        {"role": a.role, "name": a.name, "digest": a.digest, "path": str(store.path(a.digest))} for a in artifacts
+    ]
+    answer = await held.pipe.call("unpack", timeout=UNPACK_SECONDS, digest=digest, artifacts=listed)
+    return Path(answer["root"])
+
+
+def ready(
+    held: Held,
+    catalog: Catalog,
+    environments: Mapping[str, Unpacked],
+    sources: Mapping[str, SourceTree],
+    slots: int,
+) -> Ready:
+    """All that an agent needs to know of a prepared machine. `slots` 0 means all of them."""
+    lanes = min(slots or held.slots, held.slots)
+    return Ready(
+        machine=held.machine,
+        pipe=held.pipe,
+        slots=lanes,
+        threads=held.threads,
+        python=held.hello["runtime"]["python"],
+        builds={name: str(place.root) for name, place in environments.items()},
+        sources={suite: str(tree.root) for suite, tree in sources.items()},
+        accelerators={name: _devices(place.environment, held.slots) for name, place in environments.items()},
+        environments={name: _facts(place.environment, catalog) for name, place in environments.items()},
+        suites={name: {"env": suite.env, "retry_alone": suite.retry_alone} for name, suite in catalog.suites.items()},
+        sandbox=held.sandbox,
+    )
+
+
+def _facts(environment: Environment, catalog: Catalog) -> dict[str, Any]:
+    spec = catalog.environments.get(environment.name)
+    return {"python": environment.python, "env": spec.env if spec else {}}
+
+
+def _devices(environment: Environment, slots: int) -> list[dict[str, Any]]:
+    return [for_slot(environment.accelerator, slot) for slot in range(slots)]

@@ -1,0 +1,129 @@
+"""`run LEASE_DIR`: the process that works off one lease, and outlives whoever started it.
+
+It holds none of its starter's pipes and reads nothing but its order. After each unit there is a record in the spool;
+at the end `done.json` says why it ended and what was never started.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import sys
+from typing import Any, List, Optional, Tuple
+
+from . import attempts, company, posix, process, sandbox, spool, workplace
+from .records import Json
+
+GRACE_SECONDS = 3600.0
+"""How long after the lease's deadline a finished unit still waits for room on a full disk."""
+
+
+def run(folder: str) -> int:
+    """Work off the lease in `folder`. Exit code 0 when it came to an end it could write down, 3 when another runner
+    has this lease already."""
+    folder = os.path.abspath(folder)
+    began = posix.clock()
+    if not _lock(folder):
+        print("another runner works on this lease", file=sys.stderr)
+        return 3
+    posix.set_limits()
+    posix.become_subreaper()
+    stop = _Stop()
+    order = spool.read(os.path.join(folder, "order.json"))
+    for name in ("spool", "work"):
+        os.makedirs(os.path.join(folder, name), exist_ok=True)
+    spool.write(os.path.join(folder, "pid.json"), spool.encode(posix.identity(os.getpid())))
+    deadline = began + float(order["deadline_seconds"])
+    lease = _Lease(folder, order, stop, deadline)
+    reason, not_started = lease.work_off()
+    body = {"reason": reason, "not_started": not_started, "in_hand": lease.in_hand}
+    done = os.path.join(folder, "done.json")
+    return 0 if lease.write(done, body, durable=True) else 1
+
+
+def _lock(folder: str) -> bool:
+    """Two runners must never work on one lease; the lock goes with the process, however it ends."""
+    fd = os.open(os.path.join(folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        return False
+    return True
+
+
+class _Stop:
+    """SIGTERM and SIGINT: seen at once by whoever waits in a selector, and by whoever asks."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self.read, self.write = os.pipe()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.take)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def take(self, number: int, frame: Any) -> None:
+        if not self.wanted:
+            self.wanted = True
+            os.write(self.write, b"x")
+
+
+class _Lease:
+    def __init__(self, folder: str, order: Json, stop: _Stop, deadline: float) -> None:
+        self.folder, self.order, self.stop, self.deadline = folder, order, stop, deadline
+        self.in_hand: Optional[str] = None
+        self.seq = 0
+        wanted = str(order.get("sandbox", "auto"))
+        self.ground = attempts.Ground(
+            order=order,
+            folder=folder,
+            sandbox=sandbox.Sandbox("none", why="the order asks for none") if wanted == "none" else sandbox.probe(),
+            prefixes=workplace.prefixes(str(order["python"])),
+            around=process.Surroundings(stop.read, sole=True, started=self.process_started),
+            deadline=deadline,
+            give_up=self.give_up,
+        )
+        sandbox.write_etc(os.path.join(folder, "etc"))
+
+    def work_off(self) -> Tuple[str, List[str]]:
+        """(reason, units never started)."""
+        units = self.order["units"]
+        for nth, unit in enumerate(units):
+            left = [str(one["unit"]) for one in units[nth:]]
+            if self.stop.wanted:
+                return "stopped", left
+            if posix.clock() >= self.deadline:
+                return "deadline", left
+            self.take_in_hand(str(unit["unit"]), nth + 1)
+            try:
+                tried = attempts.run_unit(self.ground, unit, nth + 1)
+            except company.Stopped:
+                return "stopped", left[1:]
+            record = {"unit": unit["unit"], "seq": nth + 1, "attempts": tried}
+            if not self.write(spool.record_path(self.folder, nth + 1), record, durable=True):
+                return "disk_full", left[1:]
+            self.in_hand = None
+        return "finished", []
+
+    def take_in_hand(self, unit: str, seq: int) -> None:
+        self.in_hand, self.seq = unit, seq
+        self.note_in_hand(None)
+
+    def note_in_hand(self, pid: Optional[int]) -> None:
+        """Not synced: it tells a living agent what runs, and after a crash of the machine nothing runs."""
+        body = {"unit": self.in_hand, "seq": self.seq, "process": posix.identity(pid) if pid else None}
+        self.write(os.path.join(self.folder, "in_hand.json"), body, durable=False)
+
+    def process_started(self, pid: int) -> None:
+        if self.ground.sandbox.kind == "none":
+            self.note_in_hand(pid)  # A sandbox dies with us; without one, others must be able to find the process.
+
+    def give_up(self) -> bool:
+        return self.stop.wanted or posix.clock() > self.deadline + GRACE_SECONDS
+
+    def write(self, path: str, body: Any, *, durable: bool) -> bool:
+        os.makedirs(os.path.dirname(path), exist_ok=True)  # An unsandboxed unit may have removed what it can reach.
+        return spool.write_when_there_is_room(path, spool.encode(body), durable=durable, give_up=self.give_up)

@@ -1,0 +1,205 @@
+"""The leases of this machine: one folder each, whose files are the whole truth about it.
+
+order.json    what to do                     in_hand.json  the unit that runs now
+pid.json      who does it                    spool/        a record for each finished unit
+done.json     why it ended                   parts/        records as they were given out
+runner.log    the runner's own words         acked.json    what the agent has
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from typing import Any, Dict, List, Optional, Sequence
+
+from . import attempts, parts, posix, spool
+from .records import Json
+
+LEASE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+START_SECONDS = 30.0
+FRESH_SECONDS = 3.0
+
+
+class LeaseError(Exception):
+    """What is asked of a lease cannot be done; the message says why."""
+
+
+def folder_of(root: str, lease: Any) -> str:
+    """The lease's folder. Its name becomes a path, so it may only be what a plain name may be."""
+    if not isinstance(lease, str) or not LEASE.fullmatch(lease):
+        raise LeaseError(f"{lease!r} is no lease")
+    return os.path.join(root, "leases", lease)
+
+
+def existing(root: str, lease: Any) -> str:
+    folder = folder_of(root, lease)
+    if not os.path.exists(os.path.join(folder, "order.json")):
+        raise LeaseError(f"there is no lease {lease} on this machine")
+    return folder
+
+
+def start(root: str, order: Any, program: Sequence[str]) -> Json:
+    """Start the runner of a lease, or find the one that was started before: asking twice starts one."""
+    check(order)
+    folder = folder_of(root, order["lease"])
+    os.makedirs(folder, exist_ok=True)
+    known = spool.read(os.path.join(folder, "order.json"))
+    if known is not None and known != order:
+        raise LeaseError("lease {} was started here with another order".format(order["lease"]))
+    pid = spool.read(os.path.join(folder, "pid.json"))
+    if pid is not None:
+        return {"pid": pid["pid"], "start_time": pid["start_time"]}
+    spool.write(os.path.join(folder, "order.json"), spool.encode(order))
+    with open(os.path.join(folder, "runner.log"), "ab") as log:
+        process = subprocess.Popen(
+            [*program, "run", folder],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            start_new_session=True,
+        )
+    threading.Thread(target=process.wait, daemon=True).start()  # Collects it when it ends, so that no zombie stays.
+    return _wait_for_pid(folder, process)
+
+
+def check(order: Any) -> None:
+    """Whether this has the shape of an order. Raises LeaseError; the runner itself can then rely on it."""
+    if not isinstance(order, dict) or order.get("protocol") != parts.PROTOCOL:
+        raise LeaseError(f"this is no order of protocol {parts.PROTOCOL}")
+    units = order.get("units")
+    named = isinstance(units, list) and all(isinstance(u, dict) and isinstance(u.get("unit"), str) for u in units)
+    if not named or not isinstance(order.get("python"), str):
+        raise LeaseError("an order has a list of units, each with its id, and the path of an interpreter")
+    seconds = order.get("deadline_seconds")
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise LeaseError(f"deadline_seconds is a number of seconds, not {seconds!r}")
+
+
+def _wait_for_pid(folder: str, process: subprocess.Popen[bytes]) -> Json:
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until:
+        pid = spool.read(os.path.join(folder, "pid.json"))
+        if pid is not None:
+            return {"pid": pid["pid"], "start_time": pid["start_time"]}
+        if process.returncode is not None:
+            break
+        time.sleep(0.005)
+    raise LeaseError(f"the runner did not start: {_log_tail(folder)}")
+
+
+def _log_tail(folder: str) -> str:
+    try:
+        with open(os.path.join(folder, "runner.log"), "rb") as file:
+            return file.read()[-1000:].decode("utf-8", "replace").strip() or "it said nothing"
+    except OSError as error:
+        return str(error)
+
+
+def state(folder: str) -> Json:
+    """Where a lease stands. What can only grow is read last, so that `done` never comes with a record missing."""
+    pid = spool.read(os.path.join(folder, "pid.json"))
+    alive = pid is not None and posix.is_alive(pid)
+    done = spool.read(os.path.join(folder, "done.json"))
+    hand = spool.read(os.path.join(folder, "in_hand.json")) or {"unit": None, "seq": 0}
+    acked = parts.delivered(folder)["seq"]
+    spooled = max([acked, *spool.numbers(os.path.join(folder, "spool"))])
+    in_hand: Optional[str] = hand["unit"] if hand["seq"] > spooled else None
+    order = spool.read(os.path.join(folder, "order.json"))
+    units = [unit["unit"] for unit in order["units"]]
+    return {
+        "run": order["run"],
+        "acked": parts.delivered(folder)["part"],
+        "pid": pid["pid"] if pid else None,
+        "start_time": pid["start_time"] if pid else None,
+        "alive": alive,
+        "done": done is not None,
+        "reason": done["reason"] if done else "" if alive or pid is None else "died",
+        "in_hand": in_hand,
+        "spooled": spooled,
+        "not_started": done["not_started"] if done else units[max(spooled, hand["seq"]) :],
+    }
+
+
+def status(root: str) -> List[Json]:
+    """All leases of this machine."""
+    shown = ("run", "pid", "start_time", "alive", "done", "in_hand", "spooled", "acked")
+    found = []
+    for lease in sorted(os.listdir(os.path.join(root, "leases"))):
+        folder = os.path.join(root, "leases", lease)
+        if LEASE.fullmatch(lease) and os.path.exists(os.path.join(folder, "order.json")):
+            now = state(folder)
+            found.append({"lease": lease, **{key: now[key] for key in shown}})
+    return found
+
+
+def collect(root: str, lease: str, acked: Any) -> Json:
+    """The next part and where the lease stands."""
+    folder = existing(root, lease)
+    if isinstance(acked, bool) or not isinstance(acked, int) or acked < 0:
+        raise LeaseError(f"acked is the number of a part, not {acked!r}")
+    now = state(folder)
+    part = parts.collect(folder, lease, acked)
+    keys = ("done", "alive", "in_hand", "not_started", "reason")
+    return {"part": part, **{key: now[key] for key in keys}}
+
+
+def stop(root: str, lease: str, grace_seconds: Any) -> Json:
+    """End the runner and every process of its unit: asked first, killed when `grace_seconds` are over."""
+    folder = existing(root, lease)
+    pid = _pid_soon(folder)
+    if pid is not None and posix.is_alive(pid):
+        posix.kill(pid["pid"], signal.SIGTERM)
+        if not _gone_within(pid, float(grace_seconds)):
+            posix.kill_group(pid["pid"])
+            posix.kill(pid["pid"])
+            if not _gone_within(pid, 5.0):
+                raise LeaseError(f"the runner of lease {lease} cannot be killed")
+    return {"ended": end_orphans(folder, lease)}
+
+
+def _pid_soon(folder: str) -> Optional[Json]:
+    """Who runs the lease. Where the order has just come and nobody is known yet, somebody may be starting it."""
+    fresh_until = os.path.getmtime(os.path.join(folder, "order.json")) + FRESH_SECONDS
+    while True:
+        pid: Optional[Json] = spool.read(os.path.join(folder, "pid.json"))
+        if pid is not None or time.time() > fresh_until:
+            return pid
+        time.sleep(0.02)
+
+
+def _gone_within(pid: Json, seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while posix.is_alive(pid):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def end_orphans(folder: str, lease: str) -> int:
+    """Kill what a dead runner's unit left behind; returns how many. (In a sandbox nothing is.)"""
+    hand: Dict[str, Any] = spool.read(os.path.join(folder, "in_hand.json")) or {}
+    known = hand.get("process")
+    left = set(posix.marked(attempts.mark(lease)))
+    if known and posix.is_alive(known):
+        left.update(posix.members_of_session(known["pid"]))
+    for pid in left:
+        posix.kill(pid)
+    return len(left)
+
+
+def forget(root: str, lease: str) -> None:
+    """Remove the lease's folder. Refused while its runner lives; one that has said `done` is about to go."""
+    folder = existing(root, lease)
+    now = state(folder)
+    pid = spool.read(os.path.join(folder, "pid.json"))
+    if now["alive"] and not (now["done"] and _gone_within(pid, START_SECONDS)):
+        raise LeaseError(f"the runner of lease {lease} is alive: stop it first")
+    end_orphans(folder, lease)
+    shutil.rmtree(folder)

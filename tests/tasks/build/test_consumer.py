@@ -1,0 +1,131 @@
+"""The C++ consumer: small ones without torch, and the one that ships against the real wheel."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from blocks.catalog.models import WheelBuild
+from blocks.errors import BuildError
+from tasks.build.consumer import pack
+from tasks.build.make import MadeBuild
+from tasks.build.provenance import check_build
+from tests.tasks.build.place import Place, wheel
+
+CMAKE = "cmake_minimum_required(VERSION 3.18)\nproject(c LANGUAGES CXX)\nadd_executable(consumer consumer.cpp)\n"
+GOOD = "#include <cstdio>\nint main() { std::puts(__FILE__); }\n"
+
+
+def consumer(place: Place, links: Path, cpp: str = GOOD, cmake: str = CMAKE, model: str | None = None) -> WheelBuild:
+    """A build of a tiny wheel whose consumer needs no torch."""
+    wheel(links, "apple", "1.2")
+    folder = place.root / "catalog" / "consumer"
+    folder.mkdir(exist_ok=True)
+    (folder / "CMakeLists.txt").write_text(cmake)
+    (folder / "consumer.cpp").write_text(cpp)
+    if model is not None:
+        (folder / "model.py").write_text(model)
+    return WheelBuild(kind="wheel", requirements=["apple==1.2"], consumer="consumer")
+
+
+def unpacked(place: Place, made: MadeBuild, folder: Path) -> Path:
+    """The consumer's tree, unpacked as a machine does it."""
+    digest = next(artifact.digest for artifact in made.build.artifacts if artifact.name == "consumer.tar.gz")
+    with tarfile.open(place.store.path(digest)) as archive:
+        archive.extractall(folder / "consumer", filter="data")
+    return folder / "consumer"
+
+
+def test_a_consumer_is_compiled_packed_and_runs(place: Place, links: Path, tmp_path: Path) -> None:
+    made = place.make(
+        consumer(place, links, model="import apple, sys; open(sys.argv[1] + '/m', 'w').write(apple.version)")
+    )
+    folder = unpacked(place, made, tmp_path)
+    shown = subprocess.run([folder / "consumer"], capture_output=True, text=True, check=True)
+    assert str(place.root) not in shown.stdout  # the program does not depend on where it was compiled
+    assert (folder / "m").read_text() == "1.2"  # the model script imported from the wheels
+    assert made.build.runtime.libc.startswith("glibc 2.")
+
+
+def test_changed_sources_make_another_build(place: Place, links: Path) -> None:
+    first = place.make(consumer(place, links))
+    assert place.make(consumer(place, links)).reused
+    second = place.make(consumer(place, links, cpp=GOOD + "// changed\n"))
+    assert not second.reused
+    assert second.build.key != first.build.key
+
+
+def test_a_compiler_error_is_shown_and_the_other_half_is_ended(place: Place, links: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(BuildError) as caught:
+        place.make(consumer(place, links, cpp="int main() { return oops; }\n", model="import time; time.sleep(120)"))
+    assert time.monotonic() - began < 60
+    assert "Compiling the libtorch consumer" in caught.value.what
+    assert re.search(r"consumer\.cpp:1:21: error: .oops. was not declared", caught.value.what)
+    log = Path(caught.value.kept.removeprefix("The whole log: ").rstrip("."))
+    assert "oops" in log.read_text()
+    assert place.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cmake": CMAKE + "find_package(Nope REQUIRED)\n"}, "CMake Error at CMakeLists.txt:4 .find_package.:"),
+        ({"cpp": "int f();\nint main() { return f(); }\n"}, "undefined reference to `f"),
+        ({"model": "raise SystemError('no such model')"}, "SystemError: no such model"),
+    ],
+)
+def test_each_other_step_shows_its_first_error_too(
+    change: dict[str, str], message: str, place: Place, links: Path
+) -> None:
+    with pytest.raises(BuildError, match=message):
+        place.make(consumer(place, links, **change))
+
+
+def test_an_archive_depends_on_names_and_contents_alone(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        for file in ("b", "a") if name == "one" else ("a", "b"):
+            (tmp_path / name / file).write_text(file)
+        time.sleep(0.01)
+        pack(tmp_path / name, tmp_path / f"{name}.tar.gz")
+    assert (tmp_path / "one.tar.gz").read_bytes() == (tmp_path / "two.tar.gz").read_bytes()
+
+
+@pytest.mark.torch
+def test_the_consumer_that_ships_agrees_with_the_real_torch(
+    torch_place: Place, real_torch_build: MadeBuild, tmp_path: Path
+) -> None:
+    build = real_torch_build.build
+    assert build.version.startswith("2.13.0")
+    assert build.runtime.python
+    assert build.runtime.toolchain == ("c++",)
+    check_build(build, json.loads(torch_place.store.get(real_torch_build.provenance)), torch_place.key.public)
+    folder = unpacked(torch_place, real_torch_build, tmp_path)
+    torch = next(artifact for artifact in build.artifacts if artifact.name.startswith("torch-"))
+    with zipfile.ZipFile(torch_place.store.path(torch.digest)) as archive:
+        archive.extractall(
+            tmp_path / "site", [name for name in archive.namelist() if "/lib/" in name or ".libs/" in name]
+        )
+    for check in (["tensor"], ["autograd"], ["training"], ["files"], ["aoti", str(folder / "model.pt2")]):
+        shown = subprocess.run([folder / "consumer", *check], capture_output=True, text=True, check=False, env={})
+        assert (shown.returncode, shown.stdout.splitlines()[-1:]) == (0, ["agreed"]), (check, shown)
+    wrong = subprocess.run([folder / "consumer", "aoti", str(folder / "no.pt2")], capture_output=True, check=False)
+    assert wrong.returncode == 1
+
+
+@pytest.mark.torch
+def test_the_real_torch_is_not_built_twice(
+    torch_place: Place, torch_spec: WheelBuild, real_torch_build: MadeBuild
+) -> None:
+    again = torch_place.make(torch_spec, "torch-2.13.0")
+    assert again.reused
+    assert again.seconds < 1
+    assert again.build == real_torch_build.build
