@@ -92,7 +92,7 @@ def check_version(version_file: Path) -> None:
         )
     if int(text) > STATE_VERSION:
         raise CommonfleetError(
-            f"The state folder {version_file.parent} has version {text}; this commonfleet knows version {STATE_VERSION}.",
+            f"The state folder {version_file.parent} has version {text}; this commonfleet knows {STATE_VERSION}.",
             kept="Nothing was changed.",
             do="Install the newer commonfleet, or set COMMONFLEET_HOME to another folder.",
         )

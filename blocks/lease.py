@@ -1,4 +1,4 @@
-"""The shapes of the lease protocol: JSON over a pipe or SSH to machines that we reach, over HTTPS from those that reach us.
+"""The shapes of the lease protocol: JSON over a pipe or SSH to machines that we reach, over HTTPS otherwise.
 
     desk  --Grant-->  agent  --Order-->  runner
     desk  <--Part (signed)--  agent  <--Part--  runner

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import select
 
-from blocks.errors import CommonfleetError, PlanError, StaleDriver
+from blocks.errors import CommonfleetError, PlanError, StaleDriver, TrustError
 from blocks.home import Home
 from blocks.ledger import Ledger, open_ledger
 from blocks.ledger.schema import leases, runs
@@ -275,7 +275,9 @@ async def _stopped(driven: Driven) -> None:
 async def _cut_now_and_then(ledger: Ledger) -> None:
     while True:
         await asyncio.sleep(CUT_SECONDS)
-        await asyncio.to_thread(cut_segments, ledger)
+        # A damaged bundle is told at the end of the run, where a person reads it; the others are cut meanwhile.
+        with contextlib.suppress(TrustError):
+            await asyncio.to_thread(cut_segments, ledger)
 
 
 def _end_unfinished(driven: Driven, reason: str) -> None:

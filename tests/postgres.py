@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 
-class NoPostgres(Exception):  # noqa: N818 - says why there is none
+class NoPostgres(Exception):
     """PostgreSQL cannot be started here; the message says why."""
 
 

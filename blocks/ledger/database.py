@@ -51,6 +51,9 @@ class Ledger:
         with _explained(), self.engine.connect() as connection:
             if self.engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN")
+            else:
+                # READ COMMITTED shows each statement another moment: a bundle could be seen both uncut and cut.
+                connection.execution_options(isolation_level="REPEATABLE READ")
             try:
                 yield connection
             finally:

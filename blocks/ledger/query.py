@@ -28,7 +28,7 @@ from sqlalchemy import Boolean, Connection, Double, Integer, Table, select
 from blocks.errors import LedgerError, TrustError
 from blocks.ledger.bundles import origins, uncut
 from blocks.ledger.database import Ledger
-from blocks.ledger.rows import METRIC_SCHEMA, RESULT_SCHEMA, Origin, Rows, plain_text, read_part
+from blocks.ledger.rows import METRIC_SCHEMA, RESULT_SCHEMA, Origin, Rows, read_part
 from blocks.ledger.schema import runs as runs_table
 from blocks.ledger.schema import segments
 from blocks.ledger.views import ROW_SOURCES, SOURCES, VIEWS, View, named_in, sources_of
@@ -36,6 +36,7 @@ from blocks.ledger.views import ROW_SOURCES, SOURCES, VIEWS, View, named_in, sou
 _log = logging.getLogger("commonfleet.ledger")
 
 _FETCH = 20_000  # records copied at once
+_FRESH = 50_000  # rows of uncut bundles made into Arrow at once
 _SCHEMAS = {"result_rows": RESULT_SCHEMA, "metric_rows": METRIC_SCHEMA}
 
 
@@ -91,7 +92,7 @@ def open_query(ledger: Ledger, sql: str | None = None, *, runs: Sequence[str] | 
     connection = duckdb.connect(":memory:")
     try:
         connection.execute("SET TimeZone = 'UTC'")
-        with snapshot(ledger) as records:
+        with ledger.read() as records:
             files = _segments(records, runs) if sources & set(ROW_SOURCES) else {}
             waiting = list(origins(records, uncut(records, runs))) if files else []
             for name in sorted(sources & set(SOURCES)):
@@ -134,22 +135,12 @@ def view_columns() -> dict[str, list[str]]:
         for name, table in SOURCES.items():
             connection.register(name, _shape(table).empty_table())
         for name, schema in _SCHEMAS.items():
-            connection.register(name, plain_text(schema.empty_table()))
+            connection.register(name, schema.empty_table())
         _make_views(connection, list(VIEWS.values()))
         return {
             name: [column[0] for column in connection.execute(f"SELECT * FROM {name}").description or ()]
             for name in VIEWS
         }
-
-
-@contextlib.contextmanager
-def snapshot(ledger: Ledger) -> Iterator[Connection]:
-    """One moment of the records, however many statements look at it."""
-    with ledger.read() as connection:
-        if ledger.engine.dialect.name == "postgresql":
-            # READ COMMITTED shows each statement another moment: a bundle could be seen both uncut and in a segment.
-            connection.execution_options(isolation_level="REPEATABLE READ")
-        yield connection
 
 
 # -- what a reader holds -------------------------------------------------------------------------------------------
@@ -166,13 +157,19 @@ def _segments(records: Connection, runs: Sequence[str] | None) -> dict[str, list
 
 
 def _fresh(ledger: Ledger, waiting: Sequence[Origin], troubles: list[TrustError]) -> dict[str, pa.Table]:
+    """The rows of bundles that are not cut yet. Usually few; many are held as compactly as Arrow can."""
+    tables: dict[str, list[pa.Table]] = {name: [] for name in ROW_SOURCES}
     rows = Rows()
-    for origin in waiting:
+    for number, origin in enumerate(waiting, 1):
         try:
             rows.add(read_part(ledger.store, origin.bundle), origin)
         except TrustError as error:
             troubles.append(error)
-    return {"result_rows": plain_text(rows.result_table()), "metric_rows": plain_text(rows.metric_table())}
+        if rows.results + rows.metrics >= _FRESH or number == len(waiting):
+            tables["result_rows"].append(rows.result_table())
+            tables["metric_rows"].append(rows.metric_table())
+            rows = Rows()
+    return {name: pa.concat_tables([_SCHEMAS[name].empty_table(), *tables[name]]) for name in ROW_SOURCES}
 
 
 def _present(connection: duckdb.DuckDBPyConnection, name: str, files: list[str], fresh: pa.Table) -> None:

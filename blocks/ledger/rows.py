@@ -217,12 +217,6 @@ class Rows:
         return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def plain_text(table: pa.Table) -> pa.Table:
-    """The table with its coded columns as plain text: what files and queries see."""
-    fields = [pa.field(f.name, pa.string() if pa.types.is_dictionary(f.type) else f.type) for f in table.schema]
-    return table.cast(pa.schema(fields))
-
-
 def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(kind):
         return pa.array(values, pa.string()).dictionary_encode()

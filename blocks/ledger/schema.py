@@ -106,6 +106,8 @@ units = Table(
     Column("deaths", Integer, nullable=False, default=0),  # leases that died with this unit in hand
     CheckConstraint("state in ('pending','leased','terminal')"),
     Index("units_queue", "run", "state", "position"),
+    # Covers the counts of a run's summary, so that they never read the rows themselves.
+    Index("units_counts", "run", "suite", "environment", "state", "tests"),
 )
 
 machines = Table(
@@ -196,6 +198,7 @@ attempts = Table(
     Column("detail", Text, nullable=False),  # canonical JSON: processes, output's digest, peak memory, note
     UniqueConstraint("lease", "unit", "ordinal"),
     Index("attempts_run", "run", "unit"),
+    Index("attempts_counts", "run", "machine", "counted", "mode", "reason", "seconds"),
 )
 
 settlements = Table(
@@ -212,6 +215,7 @@ settlements = Table(
     CheckConstraint("terminal in ('ran','skipped','not_run','lost')"),
     CheckConstraint("ordinal >= 1"),
     ForeignKeyConstraint(["run", "unit"], ["units.run", "units.unit"]),
+    Index("settlements_counts", "run", "terminal", "reason", "ordinal", "unit"),
 )
 
 builds = Table(

@@ -30,8 +30,8 @@ from deployments.up.supervise import Component, Supervised, tail
 from flows.server import ServerAddress, address_file, answers, write_address
 
 REGISTRATION_SECONDS = 120.0
-FLOW_GRACE_SECONDS = 8.0
-"""What a running flow gets to give its slots back when the installation stops."""
+FLOW_GRACE_SECONDS = 12.0
+"""What a run gets to stop its machines when the installation stops; what it leaves open is resumed by the next one."""
 
 
 def aloud(text: str) -> None:
@@ -199,7 +199,7 @@ class Installation:
             environment=settings.ground(self.home, self.mark),
             log=self.log("upkeep"),
             ready=at_once,
-            grace_seconds=3,
+            grace_seconds=FLOW_GRACE_SECONDS,
             folder=self.home.prefect,
         )
 
@@ -236,7 +236,7 @@ class Installation:
     async def stop(self) -> None:
         """Stop everything: the worker takes nothing new, flows end, then the rest in the opposite order of starting."""
         for part in self.parts:
-            if part.component.role == "worker":
+            if part.component.role in ("worker", "upkeep"):
                 part.ask()
         flows = await asyncio.to_thread(leftovers.marked, self.mark)
         children = {part.child.pid for part in self.parts if part.child}

@@ -145,7 +145,6 @@ def _export(folder: Path, site: Path, out: Path, bench: Bench, stop: threading.E
         bench.folder,
         {
             "PYTHONPATH": str(site),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "CXX": "c++",
             "TORCHINDUCTOR_CACHE_DIR": str(bench.folder / "inductor"),
             "TORCHINDUCTOR_COMPILE_THREADS": "1",

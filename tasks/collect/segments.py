@@ -101,7 +101,7 @@ def sweep_orphans(ledger: Ledger, *, older_than_seconds: float = 3600.0) -> list
         _take_turn(connection)
         known = set(connection.scalars(select(segments.c.path)))
         for path in sorted([*ledger.results.rglob("*.parquet"), *ledger.results.rglob(".tmp-*")]):
-            if str(path.relative_to(ledger.results)) not in known :
+            if str(path.relative_to(ledger.results)) not in known and path.stat().st_mtime <= oldest:
                 path.unlink(missing_ok=True)
                 removed.append(path)
     return removed

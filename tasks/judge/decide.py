@@ -8,9 +8,9 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from blocks.catalog.match import quarantined
 from blocks.catalog.models import Quarantined
 from blocks.lease import BAD, worst
 
@@ -68,7 +68,11 @@ class Verdict:
 def decide(seen: Iterable[Seen], quarantine: Sequence[Quarantined], today: datetime.date) -> list[Verdict]:
     """A verdict for each bad test, in the order of environment, suite and test."""
     ordered = sorted(seen, key=lambda s: (s.environment, s.suite, s.test))
-    return [_decide(one, _quarantine_of(one, quarantine, today)) for one in ordered]
+    return [_decide(one, _entry(one, quarantine, today)) for one in ordered]
+
+
+def _entry(seen: Seen, quarantine: Sequence[Quarantined], today: datetime.date) -> Quarantined | None:
+    return quarantined(quarantine, suite=seen.suite, environment=seen.environment, label=seen.test, today=today)
 
 
 def _decide(seen: Seen, entry: Quarantined | None) -> Verdict:
@@ -108,19 +112,6 @@ def final_outcome(seen: Seen) -> str:
 
 def _alone(seen: Seen) -> list[Sighting]:
     return [s for s in seen.sightings if s.counted and s.mode == "alone"]
-
-
-def _quarantine_of(seen: Seen, quarantine: Sequence[Quarantined], today: datetime.date) -> Quarantined | None:
-    """The entry that covers this test today. An entry holds up to and including the day that it expires on."""
-    for entry in quarantine:
-        if (
-            entry.suite == seen.suite
-            and entry.expires >= today
-            and (seen.test == entry.test or fnmatchcase(seen.test, entry.test))  # `[a]` in a test's name is no pattern
-            and any(fnmatchcase(seen.environment, pattern) for pattern in entry.environments)
-        ):
-            return entry
-    return None
 
 
 def _evidence(seen: Seen, final: str, entry: Quarantined | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from blocks.canonical import canonical_json, digest_json
 from blocks.catalog.models import Quarantined
 from blocks.ledger import Ledger, now, record
 from blocks.ledger.completeness import NEEDS, missing_tests, unit_counts
-from blocks.ledger.query import open_query, snapshot
+from blocks.ledger.query import open_query
 from blocks.ledger.schema import runs, verdicts
 from tasks.judge.conclude import Accounts, conclude
 from tasks.judge.decide import POISON, Standing, Verdict, decide
@@ -74,7 +74,7 @@ def _standing(found: Iterable[Verdict], standing: Standing) -> tuple[Verdict, ..
 
 
 def _accounts(ledger: Ledger, run: str) -> Accounts:
-    with snapshot(ledger) as connection:
+    with ledger.read() as connection:
         state = connection.scalar(select(runs.c.state).where(runs.c.id == run))
         counts = unit_counts(connection, [run])
         with open_query(ledger, NEEDS, runs=[run]) as reader:

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row, func, select
 from blocks.errors import LedgerError
 from blocks.ledger import Ledger, now
 from blocks.ledger.completeness import NEEDS, UnitCount, missing_tests, unit_counts
-from blocks.ledger.query import open_query, snapshot
+from blocks.ledger.query import open_query
 from blocks.ledger.schema import attempts, machines, plans, runs, verdicts
 
 TERMINALS = ("ran", "skipped", "not_run", "lost")
@@ -72,7 +72,7 @@ def run_list(ledger: Ledger, *, limit: int | None = None) -> list[dict[str, Any]
 def run_summary(ledger: Ledger, run: str) -> dict[str, Any]:
     """Everything countable about one run. `run` is what `resolve_run` takes; raises LedgerError like it."""
     identity = resolve_run(ledger, run)
-    with snapshot(ledger) as connection:
+    with ledger.read() as connection:
         row = connection.execute(select(runs).where(runs.c.id == identity)).one()
         counts = unit_counts(connection, [identity])
         tries = _tries(connection, identity)

@@ -72,18 +72,18 @@ class Agent:
     async def work(self, leased: Collection[str]) -> None:
         """Serve until the queue is dry. `leased`: this run's live leases on this machine, from before our time."""
         self.lanes[:] = [Lane() for _ in range(self.ready.slots)]
-        watcher = asyncio.create_task(self._watch())
         try:
-            async with asyncio.TaskGroup() as group:
-                for life in await self._adopt(leased):
-                    group.create_task(life)
-                for lane in self.lanes:
-                    group.create_task(self._lane(lane))
+            async with asyncio.TaskGroup() as watching:
+                watcher = watching.create_task(self._watch())
+                async with asyncio.TaskGroup() as group:
+                    for life in await self._adopt(leased):
+                        group.create_task(life)
+                    for lane in self.lanes:
+                        group.create_task(self._lane(lane))
+                watcher.cancel()
         except BaseExceptionGroup as group:
             # What people and callers meet is the error itself, not the fact that lanes run side by side.
             raise innermost(group) from group
-        finally:
-            watcher.cancel()
 
     async def stop(self) -> None:
         """End every runner of this run on this machine, then deliver what they had finished."""

@@ -26,15 +26,15 @@ UNITS = 14
 
 
 def project(root: Path) -> dict[str, str]:
-    commands = {f"unit{n:02}": ["sh", "-c", f"sleep 0.{n % 4 + 1}; echo unit{n:02} >> {root}/ended"] for n in range(UNITS)}
+    names = [f"unit{n:02}" for n in range(UNITS)]
+    commands = {name: ["sh", "-c", f"sleep 0.{n % 4 + 1}; echo {name} >> {root}/ended"] for n, name in enumerate(names)}
     return surroundings(root, small_catalog(root, commands, sandbox="none"))
 
 
 def start(env: dict[str, str], *arguments: str) -> subprocess.Popen[bytes]:
     program = Path(sys.executable).with_name("commonfleet")
-    return subprocess.Popen(
-        [str(program), *arguments], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen([str(program), *arguments], env=env, stdout=quiet, stderr=quiet, start_new_session=True)
 
 
 def ended(root: Path) -> Counter[str]:
@@ -124,4 +124,3 @@ def test_kill_9_at_random_moments_loses_nothing(
             round_of_kills(folder, dice, machine_too=machine_too)
             if SOAK:
                 print(f"{name}: round {number + 1} passed", flush=True)
-

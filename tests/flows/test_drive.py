@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import subprocess
@@ -13,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from blocks.home import open_home
+from blocks.ledger import Ledger, now
+from blocks.ledger.schema import runs
 from flows.drive import ledger_of, resume_stalled
 from tests.small import asked, commonfleet, small_catalog, surroundings
 
@@ -47,7 +51,7 @@ def running(env: dict[str, str], at_least: int = 1) -> list[dict[str, Any]]:
 @pytest.fixture
 def slow(tmp_path: Path) -> dict[str, str]:
     """A project whose units take a long while."""
-    commands = {f"unit{n}": ["sh", "-c", "sleep 300"] for n in range(6)}
+    commands = {f"unit{n}": ["sh", "-c", "sleep 321.5"] for n in range(6)}
     return surroundings(tmp_path, small_catalog(tmp_path, commands))
 
 
@@ -68,7 +72,7 @@ def test_a_cancelled_run_stops_within_15_seconds_and_leaves_every_unit_terminal(
     shown = asked("show", run["id"], env=slow)
     assert shown["state"] == "cancelled"
     assert shown["units"]["not_run"] == shown["units"]["planned"] == 6
-    assert "sleep 300" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert "sleep 321.5" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
 
 
 def test_a_second_driver_is_refused_naming_the_first(slow: dict[str, str]) -> None:
@@ -102,29 +106,24 @@ def test_a_driver_that_is_stopped_and_replaced_goes_away_quietly_when_it_continu
 
 def _stop_between_writes(driver: subprocess.Popen[str], env: dict[str, str], run: str) -> None:
     """SIGSTOP a driver while it does not hold the ledger's write lock, and let its heartbeat grow old."""
-    from sqlalchemy import update
-
-    from blocks.ledger import now
-    from blocks.ledger.schema import runs
-
     ledger = ledger_of(open_home(Path(env["COMMONFLEET_HOME"])))
-    while True:
+    os.kill(driver.pid, signal.SIGSTOP)
+    while _holds_the_turn(ledger):
+        os.kill(driver.pid, signal.SIGCONT)
+        time.sleep(0.05)
         os.kill(driver.pid, signal.SIGSTOP)
-        lock = open(f"{ledger.engine.url.database}-turn", "a")
-        import fcntl
-
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.kill(driver.pid, signal.SIGCONT)
-            time.sleep(0.05)
-            continue
-        finally:
-            lock.close()
-        break
     with ledger.write() as connection:
         connection.execute(update(runs).where(runs.c.id == run).values(heartbeat=now() - 60))
     ledger.close()
+
+
+def _holds_the_turn(ledger: Ledger) -> bool:
+    with Path(f"{ledger.engine.url.database}-turn").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def test_two_runs_at_once_share_the_machine_and_both_end(tmp_path: Path) -> None:

@@ -246,13 +246,8 @@ def _blame(progress: Progress, ended: process.Ended, printed: str, limits: proce
         message = f"went over the memory limit of {limits.memory_bytes} bytes"
         finding = Finding("crashed", seconds, f"{message}\n{printed}")
     else:
-        finding = Finding("crashed", seconds, f"the process was {_inside(ended)}\n{printed}")
+        finding = Finding("crashed", seconds, f"the process {ended.how()}, inside this test\n{printed}")
     progress.finished(name, finding)
-
-
-def _inside(ended: process.Ended) -> str:
-    how = ended.how()
-    return how if how.startswith("killed") else f"gone inside this test: it {how}"
 
 
 def _not_reached(company: Company, seconds: float) -> None:
@@ -272,6 +267,6 @@ def _say_if_it_ended_badly(company: Company, ended: process.Ended, good_exits: S
     if ended.killed in ("time", "quiet"):
         company.befell("timed_out", "a process hung outside of any test and was ended by the runner")
     elif ended.killed or ended.signal is not None:
-        company.befell("crashed", f"a process was {ended.how()} outside of any test")
+        company.befell("crashed", f"a process {ended.how()}, outside of any test")
     elif ended.exit not in good_exits and not any(outcome in BAD for outcome in outcomes):
         company.befell("error", f"a process {ended.how()}, though no test of it failed")

@@ -43,9 +43,10 @@ def run(
 
 
 def split(binary: str, name: str) -> Tuple[str, str, str]:
-    """(file, class, name) of `Suite.Name`."""
+    """(file, class, name) of `Suite.Name`. The file is the binary's own name: where it stands is the build's matter."""
+    file = os.path.basename(binary)
     suite, dot, test = name.partition(".")
-    return (binary, suite, test) if dot else (binary, "", name)
+    return (file, suite, test) if dot else (file, "", name)
 
 
 def _launch(

@@ -102,7 +102,10 @@ def _log_tail(folder: str) -> str:
 
 
 def state(folder: str) -> Json:
-    """Where a lease stands. What can only grow is read last, so that `done` never comes with a record missing."""
+    """Where a lease stands. What can only grow is read last, so that `done` never comes with a record missing.
+
+    Raises FileNotFoundError for a lease that is being forgotten at this moment.
+    """
     pid = spool.read(os.path.join(folder, "pid.json"))
     alive = pid is not None and posix.is_alive(pid)
     done = spool.read(os.path.join(folder, "done.json"))
@@ -111,9 +114,11 @@ def state(folder: str) -> Json:
     spooled = max([acked, *spool.numbers(os.path.join(folder, "spool"))])
     in_hand: Optional[str] = hand["unit"] if hand["seq"] > spooled else None
     order = spool.read(os.path.join(folder, "order.json"))
+    if order is None:
+        raise FileNotFoundError(folder)
     units = [unit["unit"] for unit in order["units"]]
     return {
-        "run": order["run"],
+        "run": order.get("run"),
         "acked": parts.delivered(folder)["part"],
         "pid": pid["pid"] if pid else None,
         "start_time": pid["start_time"] if pid else None,
@@ -133,7 +138,10 @@ def status(root: str) -> List[Json]:
     for lease in sorted(os.listdir(os.path.join(root, "leases"))):
         folder = os.path.join(root, "leases", lease)
         if LEASE.fullmatch(lease) and os.path.exists(os.path.join(folder, "order.json")):
-            now = state(folder)
+            try:
+                now = state(folder)
+            except FileNotFoundError:
+                continue  # another pipe of this machine has just forgotten it
             found.append({"lease": lease, **{key: now[key] for key in shown}})
     return found
 

@@ -76,17 +76,17 @@ class Ended:
         return {"argv": self.argv, "exit": self.exit, "signal": self.signal, "seconds": round(self.seconds, 6)}
 
     def how(self) -> str:
-        """In words, for messages."""
+        """In words, to follow "the process"."""
         if self.killed == "memory":
-            return "ended by the runner: its processes went over the memory limit"
+            return "was ended by the runner: its processes went over the memory limit"
         if self.killed:
-            return f"ended by the runner ({self.killed})"
+            return f"was ended by the runner ({self.killed})"
         if self.signal is not None:
             try:
                 name = signal.Signals(self.signal).name
             except ValueError:
                 name = "no known name"
-            return f"killed by signal {self.signal} ({name})"
+            return f"was killed by signal {self.signal} ({name})"
         return f"ended with exit code {self.exit}"
 
 

@@ -99,7 +99,9 @@ class _Pipe:
                 return  # Nobody listens any more; stdin will end too.
 
     def end(self) -> None:
-        """Leave at once. What an operation had started goes with us; a runner is in a session of its own."""
+        """Leave: what is quick is still answered, what a slow operation had started goes with us. A runner is in a
+        session of its own."""
+        self.quick.shutdown(wait=True)
         posix.end_running()
         sys.stderr.flush()
         os._exit(0)

@@ -38,7 +38,7 @@ class Single:
         """Why it did not pass: how it ended and the last that it printed."""
         if self.ended is None:
             return self.why_not
-        return f"the process was {self.ended.how()}\n{self.printed}"
+        return f"the process {self.ended.how()}\n{self.printed}"
 
 
 def run(

@@ -42,7 +42,7 @@ class Stream:
                 self.selected = set(json.load(file))
 
     def tell(self, **event: Any) -> None:
-        if False:
+        if os.getpid() != self.pid:
             return  # A fork of a test's making, running the hooks again.
         data = json.dumps(event).encode() + b"\n"
         while data:

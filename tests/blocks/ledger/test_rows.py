@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from blocks.errors import TrustError
 from blocks.lease import BAD, OUTCOMES, Part
 from blocks.ledger.results import attempt_id
-from blocks.ledger.rows import METRIC_SCHEMA, RESULT_SCHEMA, AttemptFacts, Origin, Rows, plain_text
+from blocks.ledger.rows import METRIC_SCHEMA, RESULT_SCHEMA, AttemptFacts, Origin, Rows
 
 
 def attempt(ordinal: int, mode: str, *results: dict[str, Any], **fields: Any) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def rows_of(*attempts: dict[str, Any]) -> list[dict[str, Any]]:
     facts = {("u-1", a["ordinal"]): AttemptFacts("suite", "unit one", 3, True, "") for a in attempts}
     rows = Rows()
     rows.add(part_of(*attempts), Origin("r-1", "cpu", "l-1", 1, "sha256:b", "m-1", 0, "pool", "vendor", facts))
-    found: list[dict[str, Any]] = plain_text(rows.result_table()).to_pylist()
+    found: list[dict[str, Any]] = rows.result_table().to_pylist()
     return found
 
 

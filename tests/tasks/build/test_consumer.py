@@ -109,6 +109,12 @@ def test_the_consumer_that_ships_agrees_with_the_real_torch(
     assert build.runtime.toolchain == ("c++",)
     check_build(build, json.loads(torch_place.store.get(real_torch_build.provenance)), torch_place.key.public)
     folder = unpacked(torch_place, real_torch_build, tmp_path)
+    if build.runtime.arch == "x86_64":  # whatever this processor has: others must be able to run it
+        with zipfile.ZipFile(folder / "model.pt2") as package:
+            (facts, *_) = [
+                json.loads(package.read(n)) for n in package.namelist() if n.endswith("wrapper_metadata.json")
+            ]
+        assert facts["AOTI_CPU_ISA"] == "AVX2"
     torch = next(artifact for artifact in build.artifacts if artifact.name.startswith("torch-"))
     with zipfile.ZipFile(torch_place.store.path(torch.digest)) as archive:
         archive.extractall(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
 import time
 from pathlib import Path
 
 import pytest
 
+from blocks.canonical import digest_file
 from blocks.catalog.models import WheelBuild
 from blocks.errors import BuildError, TrustError
 from tasks.build.indexes import redacted, usable, why_silent
@@ -60,12 +60,12 @@ def test_the_first_index_that_has_it_wins_over_a_higher_version(place: Place, li
 
 
 def test_the_first_index_wins_for_the_same_version_too(place: Place, links: Path, tmp_path: Path) -> None:
-    preferred = wheel(tmp_path / "first", "apple", "1.0", body="# the one that is wanted")
-    wheel(links, "apple", "1.0", body="# the other one")
-    with serve(tmp_path / "first") as index:
-        made = place.make(spec("apple==1.0", index.url, "default"))
-    expected = hashlib.sha256(preferred.read_bytes()).hexdigest()
-    assert made.build.artifacts[0].digest == f"sha256:{expected}"
+    red = wheel(tmp_path / "red", "apple", "1.0", body="# from the one")
+    blue = wheel(tmp_path / "blue", "apple", "1.0", body="# from the other")
+    with serve(tmp_path / "red") as first, serve(tmp_path / "blue") as second:
+        for indexes, expected in (((first.url, second.url), red), ((second.url, first.url), blue)):
+            made = place.make(spec("apple==1.0", *indexes))
+            assert made.build.artifacts[0].digest == digest_file(expected)
 
 
 def test_what_a_wheel_needs_may_come_from_a_later_index(place: Place, links: Path, tmp_path: Path) -> None:

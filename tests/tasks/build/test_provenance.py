@@ -121,6 +121,14 @@ def test_another_kind_of_statement_is_refused_even_when_we_signed_it(
         check_build(BUILD, sign(key, BUNDLE_TYPE, canonical_json(good)), key.public)
 
 
+def test_a_statement_about_more_than_the_build_is_refused(signed: tuple[dict[str, Any], bytes], tmp_path: Path) -> None:
+    key = load_or_make_key(tmp_path / "key")
+    body = statement(signed[0])
+    body["subject"].append({"name": "c.whl", "digest": {"sha256": "0" * 64}})
+    with pytest.raises(TrustError, match="files that the build does not have"):
+        check_build(BUILD, sign(key, STATEMENT_TYPE, canonical_json(body)), key.public)
+
+
 def test_the_provenance_of_a_real_build_names_each_wheel_with_its_digest(place: Place, links: Path) -> None:
     wheel(links, "apple", "1.0+cpu")
     made = place.make(WheelBuild(kind="wheel", requirements=["apple==1.0"]))

@@ -137,7 +137,7 @@ def open_night(
                         fingerprint="{}",
                         created=now(),
                         updated=now(),
-                    )  # fmt: skip
+                    )
                 )
     set_state(ledger, seat, "running")
     return Night(ledger, key, seat, planned)

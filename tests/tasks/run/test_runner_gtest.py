@@ -91,6 +91,15 @@ def test_markers_that_a_test_prints_for_others_are_not_believed(wire: Wire, fake
     assert outcomes(company) == {"A.One": "passed", "A.Two": "failed", "A.Three": "failed"}
 
 
+def test_a_lie_about_another_test_is_not_believed_when_its_process_dies_either(
+    wire: Wire, fake_gtest: Any, fake_build: Path
+) -> None:
+    lie = "say:[       OK ] A.Three (0 ms)\n[ RUN      ] A.Nowhere\n[       OK ] A.Nowhere (0 ms)\n"
+    unit = fake_gtest({"A.One": "", "A.Two": lie + "&&segv", "A.Three": "fail"})
+    company = run_one(wire, unit, fake_build, retry_alone=0)[0]
+    assert outcomes(company) == {"A.One": "passed", "A.Two": "crashed", "A.Three": "failed"}
+
+
 def test_a_marker_behind_other_output_on_its_line_counts(wire: Wire, fake_gtest: Any, fake_build: Path) -> None:
     unit = fake_gtest({"A.One": "say:no newline here", "A.Two": "segv"})
     company = run_one(wire, unit, fake_build, retry_alone=0)[0]

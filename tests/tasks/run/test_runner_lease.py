@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,23 @@ def test_a_runner_survives_the_death_of_serve_and_another_serve_adopts_it(
     assert [record["unit"] for record in records] == [one["unit"] for one in units]
 
 
+def test_a_runner_is_in_a_session_of_its_own_and_holds_none_of_our_pipes(
+    wire: Wire, fake_gtest: Any, fake_build: Path, runner_root: Path
+) -> None:
+    pid = wire.ok("start", order=order_of(*sleeps(fake_gtest, 1, 5), build=fake_build))["pid"]
+    assert os.getsid(pid) == os.getpgid(pid) == pid
+
+    def ends_of(process: int) -> dict[str, str]:
+        return {path.name: os.readlink(path) for path in Path(f"/proc/{process}/fd").iterdir()}
+
+    held, ours = ends_of(pid), ends_of(wire.process.pid)
+    log = str(runner_root / "leases" / "lease-1" / "runner.log")
+    assert (held["0"], held["1"], held["2"]) == ("/dev/null", log, log)
+    pipes = {end for end in ours.values() if end.startswith(("pipe:", "socket:"))}
+    assert pipes
+    assert pipes.isdisjoint(held.values())
+
+
 def test_starting_a_lease_twice_starts_one_runner(wire: Wire, fake_gtest: Any, fake_build: Path) -> None:
     order = order_of(*sleeps(fake_gtest, 1, 1), build=fake_build)
     answers = [wire.wait(number) for number in [wire.send("start", order=order) for _ in range(5)]]
@@ -63,9 +82,6 @@ def test_starting_a_lease_twice_starts_one_runner(wire: Wire, fake_gtest: Any, f
 def test_two_runners_never_work_on_one_lease(
     wire: Wire, fake_gtest: Any, fake_build: Path, runner_pyz: Path, runner_root: Path
 ) -> None:
-    import subprocess
-    import sys
-
     wire.ok("start", order=order_of(*sleeps(fake_gtest, 1, 2), build=fake_build))
     argv = [sys.executable, str(runner_pyz), "run", str(runner_root / "leases" / "lease-1")]
     second = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
