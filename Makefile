@@ -28,7 +28,7 @@ up: setup  ## start the operator's installation: Prefect on PostgreSQL, its UI o
 	@exec $(BIN)/commonfleet up
 
 test: setup  ## the tests, under 10 minutes on 2 cores
-	@$(BIN)/python -m pytest -q -m "not soak" $(ARGS)
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile $(ARGS)
 
 lint: setup  ## ruff, mypy strict, import-linter
 	@$(BIN)/ruff check .

@@ -6,7 +6,8 @@
     ├── PlanError               the plan cannot be made (no host fits, nothing to run)
     ├── HostError               a machine or its runner does not do what it should
     ├── LedgerError             the ledger cannot be opened, read or written
-    │   └── StaleDriver         another driver has taken the run over
+    │   ├── StaleDriver         another driver has taken the run over
+    │   └── NothingToTake       the run is closed, or in the hands of a driver that lives
     ├── ProtocolError           a message that does not fit the lease protocol
     └── TrustError              a digest or signature does not match
 
@@ -54,6 +55,10 @@ class LedgerError(CommonfleetError):
 
 class StaleDriver(LedgerError):
     """This driver has lost its run to another one; it must write nothing more."""
+
+
+class NothingToTake(LedgerError):
+    """The run cannot be taken over: it is closed, or its driver lives."""
 
 
 class ProtocolError(CommonfleetError):

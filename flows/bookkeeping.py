@@ -1,4 +1,4 @@
-"""What Prefect is told about a run: stages as task runs, progress and summary as artifacts, the end as a state.
+"""What Prefect is told about a run: stages as task runs, progress and summary as artifacts.
 
 Bookkeeping and nothing else: no decision is read back from Prefect, and none of this may hold up the work. A stage
 starts its work first and tells Prefect beside it; an artifact that cannot be written within a few seconds is left
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import replace
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -21,16 +20,10 @@ from prefect.artifacts import (
     acreate_table_artifact,
     aupdate_progress_artifact,
 )
-from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed
 
-from blocks.home import open_home
 from blocks.lease import OUTCOMES
-from blocks.pools.block import THIS_MACHINE, LocalPool
 from flows.conclude import Conclusion
-from flows.drive import drive
-from flows.request import Request
 from tasks.run.watch import Watch
 
 Made = TypeVar("Made")
@@ -41,31 +34,6 @@ CALL_SECONDS = 5.0
 """What one call to Prefect may take before it is given up."""
 LINGER_SECONDS = 3.0
 """How long a stage's task run may take to close after its work has ended."""
-
-
-async def driven(flow: str, request: Request) -> State[Any]:
-    """Drive one run to its end under this flow run, and say in Prefect's words how it ended."""
-    pool = await attempted(LocalPool.aload(THIS_MACHINE)) or LocalPool()
-    if pool.state == "closed":
-        return Failed(message=f"The pool is closed (block {THIS_MACHINE}): nothing was run. Open it to start runs.")
-    watch = Watch()
-    async with progress_shown(watch):
-        conclusion = await drive(
-            limited(request, pool.slots), home=open_home(), flow=flow, watch=watch, stage=prefect_stage
-        )
-    await attempted(summary_written(conclusion))
-    return ended(conclusion)
-
-
-def limited(request: Request, slots: int) -> Request:
-    """The request with the smaller of its own and the pool's number of slots (0 is no limit)."""
-    limits = [limit for limit in (request.slots, slots) if limit > 0]
-    return replace(request, slots=min(limits, default=0))
-
-
-def ended(conclusion: Conclusion) -> State[Any]:
-    """Completed where everything is accounted for and nothing new is broken, else Failed, with the sentence."""
-    return (Completed if conclusion.exit_code == 0 else Failed)(message=conclusion.sentence)
 
 
 async def prefect_stage(name: str, function: Callable[..., Awaitable[Made]], *arguments: Any) -> Made:
@@ -99,7 +67,8 @@ async def quiet(told: Awaitable[Any]) -> None:
 async def attempted(call: Awaitable[Made]) -> Made | None:
     """The result of a call to Prefect, or None where it fails or takes too long; the reason goes to the log."""
     try:
-        return await asyncio.wait_for(call, CALL_SECONDS)
+        async with asyncio.timeout(CALL_SECONDS):
+            return await call
     except Exception as error:  # noqa: BLE001 - whatever Prefect's client raises, the work goes on
         get_run_logger().warning("Prefect could not be told: %s", str(error) or type(error).__name__)
         return None
@@ -133,7 +102,8 @@ async def show_progress(watch: Watch, over: asyncio.Event) -> None:
         told = now
         if not last:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(over.wait(), PERIOD_SECONDS)
+                async with asyncio.timeout(PERIOD_SECONDS):
+                    await over.wait()
 
 
 async def made_artifact(percent: float, text: str) -> UUID:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import select
 
-from blocks.errors import CommonfleetError, PlanError, StaleDriver, TrustError
+from blocks.errors import CommonfleetError, NothingToTake, PlanError, StaleDriver, TrustError
 from blocks.home import Home
 from blocks.ledger import Ledger, open_ledger
 from blocks.ledger.schema import leases, runs
@@ -36,7 +36,18 @@ from flows.stages import (
     write_down_plan,
 )
 from tasks.collect.desk import LedgerDesk
-from tasks.collect.driver import BEAT_SECONDS, Seat, beat, fence, leave_run, open_run, set_state, stalled_runs, take_run
+from tasks.collect.driver import (
+    BEAT_SECONDS,
+    OPEN,
+    Seat,
+    beat,
+    fence,
+    leave_run,
+    open_run,
+    set_state,
+    stalled_runs,
+    take_run,
+)
 from tasks.collect.leases import end_unfinished
 from tasks.collect.segments import cut_segments
 from tasks.provision.local import Held, take_local
@@ -60,6 +71,11 @@ async def plainly(name: str, function: Callable[..., Awaitable[T]], *arguments: 
     return await function(*arguments)
 
 
+def never() -> bool:
+    """A driver that is stopped was meant to stop its run."""
+    return False
+
+
 @dataclass
 class Driven:
     """A run in our hands."""
@@ -71,6 +87,7 @@ class Driven:
     want: Desired
     watch: Watch
     stage: Stage
+    leave: Callable[[], bool]
     agents: list[Agent] = field(default_factory=list)
 
 
@@ -87,11 +104,14 @@ async def drive(
     run: str | None = None,
     watch: Watch | None = None,
     stage: Stage = plainly,
+    leave: Callable[[], bool] = never,
 ) -> Conclusion:
     """Drive a new run (or with `run`, resume that one) to its end.
 
     Raises CommonfleetError when the system itself failed: the run then stays open and can be resumed. When the task
-    is cancelled, the machines are stopped, every unit gets its terminal state, and CancelledError goes on.
+    is cancelled, the machines are stopped, every unit gets its terminal state, and CancelledError goes on. Where
+    `leave()` says then that only this driver is to stop, the machines are stopped and the rest of the run stays open
+    for the next driver.
     """
     watch = watch or Watch()
     ledger = ledger_of(home)
@@ -100,15 +120,22 @@ async def drive(
         seat = take_run(ledger, run) if run else open_run(ledger, flow, asdict(request))
         watch.run = seat.run
         key = load_or_make_key(home.keys / "agent.key")
-        driven = Driven(home, ledger, seat, key, want, watch, stage)
+        driven = Driven(home, ledger, seat, key, want, watch, stage, leave)
         async with _kept_warm(driven):
             return await _to_the_end(driven)
     finally:
         ledger.close()
 
 
-async def resume(run: str, *, home: Home, watch: Watch | None = None, stage: Stage = plainly) -> Conclusion:
-    """Resume an open run with the request it was opened with. Raises LedgerError when it is closed or driven."""
+async def resume(
+    run: str,
+    *,
+    home: Home,
+    watch: Watch | None = None,
+    stage: Stage = plainly,
+    leave: Callable[[], bool] = never,
+) -> Conclusion:
+    """Resume an open run with the request it was opened with. Raises NothingToTake when it is closed or driven."""
     ledger = ledger_of(home)
     try:
         with ledger.read() as connection:
@@ -116,21 +143,39 @@ async def resume(run: str, *, home: Home, watch: Watch | None = None, stage: Sta
     finally:
         ledger.close()
     request = request_from_json(json.loads(row.request))
-    return await drive(request, home=home, flow=row.flow, run=run, watch=watch, stage=stage)
+    return await drive(request, home=home, flow=row.flow, run=run, watch=watch, stage=stage, leave=leave)
 
 
-async def resume_stalled(home: Home) -> list[Conclusion]:
-    """Finish the runs whose driver died. A run that somebody takes first is theirs."""
+def stalled(home: Home) -> list[str]:
+    """Open runs whose driver died, oldest first."""
     ledger = ledger_of(home)
     try:
-        stalled = stalled_runs(ledger)
+        return stalled_runs(ledger)
     finally:
         ledger.close()
-    finished = []
-    for run in stalled:
-        with contextlib.suppress(StaleDriver):
-            finished.append(await resume(run, home=home))
-    return finished
+
+
+def under_way(home: Home, flow: str) -> list[str]:
+    """Open runs of that flow that somebody drives, or will when upkeep has seen that the driver died; oldest first."""
+    ledger = ledger_of(home)
+    query = select(runs.c.id).where(runs.c.flow == flow, runs.c.state.in_(OPEN), runs.c.driver.is_not(None))
+    try:
+        with ledger.read() as connection:
+            return list(connection.scalars(query.order_by(runs.c.created)))
+    finally:
+        ledger.close()
+
+
+async def resume_stalled(home: Home, leave: Callable[[], bool] = never) -> list[Conclusion]:
+    """Finish the runs whose driver died, side by side. A run that somebody takes first is theirs.
+
+    Raises the first error when all of them have ended: one run that cannot be resumed does not keep the others.
+    """
+    ends = await asyncio.gather(*(resume(run, home=home, leave=leave) for run in stalled(home)), return_exceptions=True)
+    for end in ends:
+        if isinstance(end, Exception) and not isinstance(end, StaleDriver | NothingToTake):
+            raise end
+    return [end for end in ends if isinstance(end, Conclusion)]
 
 
 async def _to_the_end(driven: Driven) -> Conclusion:
@@ -141,7 +186,8 @@ async def _to_the_end(driven: Driven) -> Conclusion:
             machines = [await stack.enter_async_context(_taken(driven, pool)) for pool in driven.want.pools]
             await _worked_off(driven, machines)
     except asyncio.CancelledError:
-        await conclude(driven.home, driven.ledger, driven.seat, driven.want.catalog, "cancelled")
+        if not _stays_open(driven):
+            await conclude(driven.home, driven.ledger, driven.seat, driven.want.catalog, "cancelled")
         raise
     driven.watch.at("judge", "looking at what failed")
     return await driven.stage(
@@ -168,9 +214,15 @@ async def _worked_off(driven: Driven, machines: list[Held]) -> None:
             cutting.cancel()
         _end_unfinished(driven, "no machine could serve it")
     except asyncio.CancelledError:
-        set_state(driven.ledger, driven.seat, "cancelling")
+        if not _stays_open(driven):
+            set_state(driven.ledger, driven.seat, "cancelling")
         await asyncio.shield(_stopped(driven))
         raise
+
+
+def _stays_open(driven: Driven) -> bool:
+    """Whether only we are to stop, and nobody has asked for the end of the run. Raises StaleDriver."""
+    return beat(driven.ledger, driven.seat) != "cancelling" and driven.leave()
 
 
 async def _ready(driven: Driven, machines: list[Held]) -> None:
@@ -244,6 +296,8 @@ async def _kept_warm(driven: Driven) -> AsyncIterator[None]:
                 lost.append(error)
                 us.cancel()
                 return
+            except CommonfleetError:
+                continue  # a ledger that is full or locked stops the work itself; we must not stop beating for it
             if state == "cancelling" and not us.cancelling():
                 us.cancel()
 

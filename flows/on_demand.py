@@ -8,8 +8,8 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from pydantic import Field
 
-from flows.bookkeeping import driven
 from flows.request import Profile, Request, Suite
+from flows.shown import driven
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Glob = Annotated[str, Field(min_length=1, max_length=200)]

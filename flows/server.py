@@ -47,6 +47,16 @@ def address_file(home: Home) -> Path:
     return home.prefect / "api.json"
 
 
+def stopping_file(home: Home) -> Path:
+    """There while the operator's installation is being stopped: drivers that it stops leave their runs open."""
+    return home.prefect / "stopping"
+
+
+def is_stopping(home: Home) -> bool:
+    """Whether a driver that is asked to end is asked because the installation ends, and not to cancel its run."""
+    return stopping_file(home).exists()
+
+
 def write_address(home: Home, address: ServerAddress) -> None:
     """Tell other shells where the server is. The file holds the credential, so it is made with mode 0600."""
     write_private(address_file(home), json.dumps(asdict(address), indent=1) + "\n")

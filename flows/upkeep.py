@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.states import Completed
+from prefect.states import Cancelled, Completed
 
 from blocks.home import open_home
 from flows.drive import resume_stalled
+from flows.shown import sigterm_cancels
 
 
 @flow(name="upkeep")
@@ -17,7 +19,15 @@ async def upkeep() -> State[Any]:
     """Resume every run whose driver has stopped beating, until it is complete.
 
     The installation does this by itself twice a minute; this deployment shows it, and does it on demand.
+    Cancelling it cancels none of the runs.
     """
-    resumed = await resume_stalled(open_home())
+    work = asyncio.create_task(resume_stalled(open_home(), leave=lambda: True))
+    with sigterm_cancels(work):
+        try:
+            resumed = await work
+        except asyncio.CancelledError:
+            return Cancelled(
+                message="Runs that it had resumed stay open: the installation's own upkeep goes on with them."
+            )
     told = " ".join(f"{conclusion.run}: {conclusion.sentence}" for conclusion in resumed)
     return Completed(message=told or "No run had lost its driver.")

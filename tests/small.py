@@ -58,11 +58,11 @@ def surroundings(root: Path, catalog: Path) -> dict[str, str]:
     return {**os.environ, "COMMONFLEET_HOME": str(root / "home"), "COMMONFLEET_CATALOG": str(catalog)}
 
 
-def commonfleet(*arguments: str, env: Mapping[str, str], check: bool = False) -> subprocess.CompletedProcess[str]:
+def commonfleet(*arguments: str, env: Mapping[str, str], timeout: float = 240) -> subprocess.CompletedProcess[str]:
     """Run the command line, as a person would."""
     program = Path(sys.executable).with_name("commonfleet")
     return subprocess.run(
-        [str(program), *arguments], env=dict(env), capture_output=True, text=True, check=check, timeout=240
+        [str(program), *arguments], env=dict(env), capture_output=True, text=True, check=False, timeout=timeout
     )
 
 

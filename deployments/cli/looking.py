@@ -40,8 +40,8 @@ def show_run(run: str, html: Path | None, *, as_json: bool) -> int:
         print(json.dumps(summary, indent=1))
         return 0
     tables.print_summary(summary)
-    if summary.get("conclusion"):
-        print(summary["conclusion"].get("sentence", ""))
+    if summary["sentence"]:
+        print(summary["sentence"])
     report = open_home().reports / f"{run}.html"
     if report.exists():
         print(f"Report: {report}")

@@ -74,8 +74,15 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     for name in rows[0]:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
+        table.add_row(*(_cell(value) for value in row.values()))
     Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    """A value as people read it; `--json` has all its digits."""
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def print_plan(summary: Mapping[str, Any]) -> None:

@@ -251,7 +251,7 @@ def connection_url(database: Database, home: Home) -> str:
 
 async def ready(database: Database, home: Home) -> bool:
     """Whether the server takes connections; makes role and database at the first time."""
-    import asyncpg  # type: ignore[import-untyped]
+    import asyncpg
 
     try:
         connection = await asyncpg.connect(

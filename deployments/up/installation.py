@@ -30,8 +30,8 @@ from deployments.up.supervise import Component, Supervised, tail
 from flows.server import ServerAddress, address_file, answers, write_address
 
 REGISTRATION_SECONDS = 120.0
-FLOW_GRACE_SECONDS = 12.0
-"""What a run gets to stop its machines when the installation stops; what it leaves open is resumed by the next one."""
+RUNNER_SECONDS = 3.0
+"""What a runner gets that nobody drives (its driver was killed): what it has finished is in its spool."""
 
 
 def aloud(text: str) -> None:
@@ -99,7 +99,18 @@ async def until_stopped(installation: Installation) -> None:
             loop.remove_signal_handler(number)
     if isinstance(ended[0], Exception):
         raise ended[0]
-    installation.say("Everything is stopped. The ledger keeps every run; `commonfleet up` goes on from here.")
+    installation.say(await asyncio.to_thread(farewell, installation.home))
+
+
+def farewell(home: Home) -> str:
+    """The last words of `up`: what is left to do, and how."""
+    from flows.drive import stalled  # heavy, and only needed once
+
+    told = "Everything is stopped. The ledger keeps every run; `commonfleet up` goes on from here"
+    left = stalled(home)
+    if not left:
+        return f"{told}."
+    return f"{told} and finishes what is open: {', '.join(left)}. (Without it: `commonfleet resume RUN`.)"
 
 
 class Installation:
@@ -199,7 +210,7 @@ class Installation:
             environment=settings.ground(self.home, self.mark),
             log=self.log("upkeep"),
             ready=at_once,
-            grace_seconds=FLOW_GRACE_SECONDS,
+            grace_seconds=leftovers.DRIVER_SECONDS,
             folder=self.home.prefect,
         )
 
@@ -234,18 +245,26 @@ class Installation:
         return body
 
     async def stop(self) -> None:
-        """Stop everything: the worker takes nothing new, flows end, then the rest in the opposite order of starting."""
-        for part in self.parts:
-            if part.component.role in ("worker", "upkeep"):
-                part.ask()
-        flows = await asyncio.to_thread(leftovers.marked, self.mark)
-        children = {part.child.pid for part in self.parts if part.child}
-        flows = [process for process in flows if process.pid not in children]
-        await asyncio.to_thread(leftovers.end, flows, signal.SIGTERM, patience=FLOW_GRACE_SECONDS)
-        for part in reversed(self.parts):
-            await part.end()
+        """Stop everything: the worker takes nothing new, drivers let their machines go and leave their runs open for
+        the next start, runners that nobody drives end, then the rest in the opposite order of starting."""
+        with leftovers.stopping(self.home):
+            for part in self.parts:
+                if part.component.role in ("worker", "upkeep"):
+                    part.ask()
+            await asyncio.to_thread(leftovers.end, self.others(), signal.SIGTERM, patience=leftovers.DRIVER_SECONDS)
+            for part in self.parts:
+                if part.component.role == "upkeep":
+                    await part.end()
+            await asyncio.to_thread(leftovers.end, self.others(runners=True), signal.SIGTERM, patience=RUNNER_SECONDS)
+            for part in reversed(self.parts):
+                await part.end()
         address_file(self.home).unlink(missing_ok=True)
         leftovers.record_file(self.home).unlink(missing_ok=True)
+
+    def others(self, *, runners: bool = False) -> list[Process]:
+        """What runs of this installation beside the components themselves."""
+        children = {part.child.pid for part in self.parts if part.child}
+        return [found for found in leftovers.marked(self.mark, runners=runners) if found.pid not in children]
 
     def hurry(self) -> None:
         """Somebody asked twice: end at once what still runs, except the database, which closes its files."""

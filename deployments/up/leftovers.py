@@ -7,12 +7,13 @@ runners are left alone: they outlive their orchestrator by design, and whoever r
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +21,10 @@ from blocks.errors import CommonfleetError
 from blocks.home import Home
 from blocks.process import Process, alive, identify
 from deployments.up.settings import MARK
+from flows.server import stopping_file
 
+DRIVER_SECONDS = 12.0
+"""What a driver gets to stop its machines; what it leaves open is resumed by the next one."""
 OURS = ("prefect", "deployments.up.")
 """What stands in the command line of a process that belongs to the installation (and not to a unit under test)."""
 
@@ -85,8 +89,18 @@ def hold(home: Home) -> int:
     return descriptor
 
 
-def marked(mark: str) -> list[Process]:
-    """Every process of the installation that carries this mark in its environment."""
+@contextlib.contextmanager
+def stopping(home: Home) -> Iterator[None]:
+    """While this holds, a driver that gets SIGTERM leaves its run open, for the next start to resume."""
+    stopping_file(home).touch()
+    try:
+        yield
+    finally:
+        stopping_file(home).unlink(missing_ok=True)
+
+
+def marked(mark: str, *, runners: bool = False) -> list[Process]:
+    """Every process of the installation that carries this mark in its environment; with `runners`, also those."""
     wanted = f"{MARK}={mark}".encode()
     found = []
     for folder in Path("/proc").iterdir():
@@ -99,7 +113,7 @@ def marked(mark: str) -> list[Process]:
         except OSError:
             continue  # gone meanwhile, or somebody else's
         process = identify(int(folder.name))
-        if process and any(word in line for word in OURS):
+        if process and (runners or any(word in line for word in OURS)):
             found.append(process)
     return found
 
@@ -112,8 +126,12 @@ def end_leftovers(home: Home, postmaster: Callable[[], int | None]) -> list[str]
     record = read_record(home)
     lines = []
     if record:
-        others = {*marked(record.mark), *(child for role, child in record.children.items() if role != "database")}
-        ended = end([process for process in others if alive(process)], signal.SIGTERM, patience=5)
+        children = {child for role, child in record.children.items() if role != "database"}
+        drivers = set(marked(record.mark)) - children
+        with stopping(home):
+            # The drivers first, while they can still tell the server how they ended.
+            ended = end(filter(alive, drivers), signal.SIGTERM, patience=DRIVER_SECONDS)
+            ended += end(filter(alive, children), signal.SIGTERM, patience=DRIVER_SECONDS)
         lines += [f"ended process {process.pid}, left behind by an earlier `up`" for process in ended]
     pid = postmaster()
     if pid and (process := identify(pid)):

@@ -11,28 +11,60 @@ import signal
 import time
 import traceback
 
-from blocks.errors import CommonfleetError
+from blocks.errors import CommonfleetError, NothingToTake, StaleDriver
 from blocks.home import Home, open_home
 
 PERIOD_SECONDS = 30.0
 
 
 async def watch_over(home: Home) -> None:
-    """Look every half minute, for ever. Trouble is told in the log and does not end the loop."""
-    from flows.drive import resume_stalled
+    """Look every half minute, for ever. What was resumed goes on beside the looking, each run on its own."""
+    from flows.drive import stalled
 
-    while True:
-        try:
-            await resume_stalled(home)
-        except CommonfleetError as error:
-            print(f"{time.strftime('%FT%TZ', time.gmtime())} {error}", flush=True)
-        except Exception:  # noqa: BLE001 - one run that cannot be resumed must not end the installation
-            print(f"{time.strftime('%FT%TZ', time.gmtime())} {traceback.format_exc()}", flush=True)
-        await asyncio.sleep(PERIOD_SECONDS)
+    in_hand: dict[str, asyncio.Task[None]] = {}
+    try:
+        while True:
+            in_hand = {run: task for run, task in in_hand.items() if not task.done()}
+            try:
+                for run in stalled(home):
+                    if run not in in_hand:
+                        in_hand[run] = asyncio.create_task(resumed(home, run))
+            except CommonfleetError as error:
+                tell(str(error))
+            await asyncio.sleep(PERIOD_SECONDS)
+    finally:
+        for task in in_hand.values():
+            task.cancel()
+        await asyncio.gather(*in_hand.values(), return_exceptions=True)
+
+
+async def resumed(home: Home, run: str) -> None:
+    """Finish one run. Trouble is told in the log and ends neither the loop nor the other runs."""
+    from flows.drive import resume
+
+    tell(f"{run}: its driver died, it is resumed")
+    try:
+        conclusion = await resume(run, home=home, leave=stopped_only)
+        tell(f"{run}: {conclusion.sentence}")
+    except (StaleDriver, NothingToTake) as error:
+        tell(f"{run}: somebody else has it ({error})")
+    except CommonfleetError as error:
+        tell(f"{run}: {error}")
+    except Exception:  # noqa: BLE001 - one run that cannot be resumed must not end the installation
+        tell(f"{run}: {traceback.format_exc()}")
+
+
+def stopped_only() -> bool:
+    """We are asked to end only with the installation: runs stay open, and the next start resumes them."""
+    return True
+
+
+def tell(text: str) -> None:
+    print(f"{time.strftime('%FT%TZ', time.gmtime())} {text}", flush=True)
 
 
 async def until_stopped(home: Home) -> None:
-    """Watch over until SIGTERM, which stops a run in hand as a cancelled one: its machines are let go."""
+    """Watch over until SIGTERM, which lets the machines go of what is in hand."""
     watching = asyncio.create_task(watch_over(home))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, watching.cancel)
     try:

@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from blocks.canonical import canonical_json
-from blocks.errors import LedgerError, StaleDriver
+from blocks.errors import LedgerError, NothingToTake, StaleDriver
 from blocks.ledger import Ledger, now, record
 from blocks.ledger.schema import runs
 from blocks.process import Process, alive, identify
@@ -77,7 +77,8 @@ def open_run(ledger: Ledger, flow: str, request: Mapping[str, Any]) -> Seat:
 def take_run(ledger: Ledger, run: str) -> Seat:
     """Take over an open run whose driver is gone.
 
-    Raises LedgerError when the run is closed, unknown, or driven by somebody who is alive (named in the message).
+    Raises LedgerError when the run is unknown; of its kind NothingToTake when the run is closed, or driven by somebody
+    who is alive (named in the message).
     """
     driver = this_driver()
     with ledger.write() as connection:
@@ -85,12 +86,12 @@ def take_run(ledger: Ledger, run: str) -> Seat:
         if row is None:
             raise LedgerError(f"There is no run {run}.", do="`commonfleet runs` lists them.")
         if row.state not in OPEN:
-            raise LedgerError(
+            raise NothingToTake(
                 f"Run {run} is {row.state}: there is nothing to resume.", do=f"See `commonfleet show {run}`."
             )
         silent = row.clock - (row.heartbeat or 0)
         if row.driver and not is_dead(row.driver) and silent < STALE_SECONDS:
-            raise LedgerError(
+            raise NothingToTake(
                 f"Run {run} is driven by {row.driver} (heard from {max(0, silent):.0f} s ago).",
                 kept="It was left alone.",
                 do=f"Wait for it, or stop it; {STALE_SECONDS:.0f} s after its last sign the run can be resumed.",

@@ -44,8 +44,11 @@ class Pipe:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(line)
-            await self._process.stdin.drain()
-            reply = await asyncio.wait_for(answer, timeout)
+            # Not `wait_for`: until Python 3.12 it loses a cancel that comes in the same instant as the answer, and
+            # whoever waits for the cancelled task then waits for ever.
+            async with asyncio.timeout(timeout):
+                await self._process.stdin.drain()
+                reply = await answer
         except TimeoutError as error:
             raise HostError(f"{self.name} did not answer `{op}` within {timeout:.0f} s.") from error
         except (BrokenPipeError, ConnectionResetError) as error:

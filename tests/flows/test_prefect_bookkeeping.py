@@ -168,7 +168,7 @@ async def test_progress_and_summary_are_artifacts(told: Installation, tmp_path: 
 
 @pytest.mark.parametrize(("exit_code", "expected"), [(0, "COMPLETED"), (1, "FAILED")])
 def test_a_run_ends_as_a_state_with_its_sentence(exit_code: int, expected: str) -> None:
-    from flows.bookkeeping import ended
+    from flows.shown import ended
 
     state = ended(Conclusion("r", exit_code, "One plain sentence.", None, {}))
     assert (state.type.value, state.message) == (expected, "One plain sentence.")
@@ -178,6 +178,6 @@ def test_a_run_ends_as_a_state_with_its_sentence(exit_code: int, expected: str) 
     ("asked", "allowed", "expected"), [(0, 0, 0), (0, 3, 3), (2, 0, 2), (2, 3, 2), (8, 3, 3)], ids=str
 )
 def test_a_run_takes_the_smaller_number_of_slots_and_zero_is_no_limit(asked: int, allowed: int, expected: int) -> None:
-    from flows.bookkeeping import limited
+    from flows.shown import limited
 
     assert limited(Request(slots=asked), allowed).slots == expected
