@@ -30,9 +30,9 @@ Made = TypeVar("Made")
 
 PERIOD_SECONDS = 5.0
 """How often the progress artifact is brought up to date at most."""
-CALL_SECONDS = 5.0
+CALL_SECONDS = 4.0
 """What one call to Prefect may take before it is given up."""
-LINGER_SECONDS = 3.0
+LINGER_SECONDS = 2.0
 """How long a stage's task run may take to close after its work has ended."""
 
 

@@ -109,6 +109,15 @@ def answers(address: ServerAddress) -> bool:
         return False
 
 
+TERMINAL = {
+    # A terminal shows the run's own progress; what Prefect's engine says belongs on its pages.
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    # Nothing of ours is logged there, and at its end a process waits for the server to take its log.
+    "PREFECT_LOGGING_TO_API_ENABLED": "false",
+}
+"""Prefect settings of a process that a person has started."""
+
+
 def prefect_environment(address: ServerAddress) -> dict[str, str]:
     """Environment variables under which a process of ours talks to this server and touches nobody's ~/.prefect."""
     return {

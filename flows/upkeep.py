@@ -18,7 +18,7 @@ from flows.shown import sigterm_cancels
 async def upkeep() -> State[Any]:
     """Resume every run whose driver has stopped beating, until it is complete.
 
-    The installation does this by itself twice a minute; this deployment shows it, and does it on demand.
+    The installation does this by itself every ten seconds; this deployment shows it, and does it on demand.
     Cancelling it cancels none of the runs.
     """
     work = asyncio.create_task(resume_stalled(open_home(), leave=lambda: True))

@@ -72,9 +72,9 @@ _EXPECTING = func.coalesce(func.sum(case((units.c.tests > 0, 1), else_=0)), 0)
 _OF_UNIT = and_(units.c.run == settlements.c.run, units.c.unit == settlements.c.unit)
 
 
-def _totals(wanted: list[str]) -> Select[str, str, str, str, int, int]:
+def _totals(wanted: list[str]) -> Select[tuple[str, str, str, str, int, int]]:
     key = (units.c.run, units.c.suite, units.c.environment, units.c.state)
-    query: Select[str, str, str, str, int, int] = select(*key, func.count(), _EXPECTING)
+    query: Select[tuple[str, str, str, str, int, int]] = select(*key, func.count(), _EXPECTING)
     return query.where(units.c.run.in_(wanted)).group_by(*key)
 
 

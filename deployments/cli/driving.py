@@ -16,7 +16,7 @@ from deployments.cli.progress import shown
 from flows.conclude import Conclusion
 from flows.drive import drive, ledger_of, plainly, resume
 from flows.request import Request
-from flows.server import ServerAddress, prefect_environment, running_server
+from flows.server import TERMINAL, ServerAddress, prefect_environment, running_server
 from tasks.run.watch import Watch
 
 
@@ -66,7 +66,7 @@ async def _with_prefect(home: Home, request: Request, flow: str, watch: Watch) -
 
 async def _as_flow_run(address: ServerAddress, home: Home, request: Request, flow: str, watch: Watch) -> Conclusion:
     # Prefect reads its settings when it is imported, so they are set before that.
-    os.environ.update(prefect_environment(address))
+    os.environ.update(prefect_environment(address) | TERMINAL)
     from flows.from_terminal import drive_as_flow
 
     return await drive_as_flow(request, home=home, name=flow, watch=watch)

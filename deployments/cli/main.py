@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 from cyclopts import App, Parameter
 
@@ -20,6 +21,8 @@ app = App(
     help="One continuous-integration system for PyTorch-class projects whose machines belong to many parties.",
     version_flags=["--version"],
 )
+
+LEAVE_SECONDS = 4.0
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for programs.")]
 
@@ -182,7 +185,18 @@ def main() -> None:
         cause = innermost(error)
         code = _told(cause) if isinstance(cause, CommonfleetError) else _unexpected(cause)
     sys.stdout.flush()
-    raise SystemExit(code if isinstance(code, int) else 0)
+    _leave_in_time(code if isinstance(code, int) else 0)
+
+
+def _leave_in_time(code: int) -> NoReturn:
+    """End the process. Prefect, where it was used, then tells its server the rest, and waits for ever for one that
+    hangs: everything of ours is done by now, so it gets a few seconds.
+    """
+    if "prefect" in sys.modules:
+        last = threading.Timer(LEAVE_SECONDS, os._exit, [code])
+        last.daemon = True
+        last.start()
+    raise SystemExit(code)
 
 
 def _told(error: CommonfleetError) -> int:

@@ -1,6 +1,6 @@
 """The loop that resumes runs whose driver died: a process of its own beside the worker.
 
-It needs the ledger and nothing of Prefect, so it goes on while the server is down. A flow run every half minute
+It needs the ledger and nothing of Prefect, so it goes on while the server is down. A flow run every ten seconds
 would cost five seconds of processor each; the hourly `upkeep` deployment does the same, for people to see.
 """
 
@@ -14,11 +14,11 @@ import traceback
 from blocks.errors import CommonfleetError, NothingToTake, StaleDriver
 from blocks.home import Home, open_home
 
-PERIOD_SECONDS = 30.0
+PERIOD_SECONDS = 10.0
 
 
 async def watch_over(home: Home) -> None:
-    """Look every half minute, for ever. What was resumed goes on beside the looking, each run on its own."""
+    """Look every ten seconds, for ever. What was resumed goes on beside the looking, each run on its own."""
     from flows.drive import stalled
 
     in_hand: dict[str, asyncio.Task[None]] = {}

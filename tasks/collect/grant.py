@@ -27,6 +27,9 @@ FIRST_LOOK, WINDOW = 100, 1000
 that its cost does not grow with the plan."""
 
 MOST_UNITS = 200
+LEAST_SECONDS = 2.0
+"""A lease costs some 0.2 s of its slot (a process, two deliveries): batches do not shrink below ten times that."""
+
 WANT_SECONDS = 15.0
 ALONE_AFTER_DEATHS = 2
 """A unit in hand when this many leases died is tried alone once; if that lease dies too, it is lost(poison)."""
@@ -107,7 +110,7 @@ def grant(connection: Connection, asking: Asking) -> Grant | Wait:
     head = shared[0]
     alike = [row for row in shared if (row.environment, row.suite) == (head.environment, head.suite)]
     left = sum(row.estimate_seconds for row in shared)
-    chosen = batch(alike, min(asking.target_seconds, left / (2 * machine.slots)))
+    chosen = batch(alike, min(asking.target_seconds, max(LEAST_SECONDS, left / (2 * machine.slots))))
     return _write(connection, asking, chosen, free, exclusive=False, clock=machine.clock)
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import inspect
 import json
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ import pytest
 from blocks.home import Home, open_home
 from deployments.up.leftovers import Record, marked, read_record
 from flows.server import ServerAddress, read_address
+from tests.flows.gated import PASSES, Work, gated_work
 
 START = (
     "import asyncio, sys; from blocks.home import open_home; from deployments.up.installation import up; "
@@ -37,16 +41,21 @@ class Installation:
     home: Home
     port: int
     output: Path
+    work: Work
     process: subprocess.Popen[bytes] | None = None
     seconds: list[float] = field(default_factory=list)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process of this installation, or a shell beside it, has."""
+        return {**os.environ, "COMMONFLEET_HOME": str(self.home.root), "COMMONFLEET_CATALOG": str(self.work.catalog)}
 
     def start(self) -> None:
         """Start it and wait until it says that it is up."""
         began = time.monotonic()
-        environment = {**os.environ, "COMMONFLEET_HOME": str(self.home.root)}
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", START, str(self.port)], env=environment, stdout=output, stderr=output
+                [sys.executable, "-c", START, str(self.port)], env=self.environment, stdout=output, stderr=output
             )
         while "Ctrl-C" not in self.said():
             assert self.process.poll() is None, self.said()
@@ -78,10 +87,12 @@ class Installation:
         assert address
         return address
 
-    def call(self, path: str, body: Any = None, *, auth: str | None = None) -> tuple[int, Any]:
+    def call(
+        self, path: str, body: Any = None, *, auth: str | None = None, method: str | None = None
+    ) -> tuple[int, Any]:
         """A call of the API as any client makes it: status and body."""
         credential = self.address.auth if auth is None else auth
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}")
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method)
         request.add_header("Content-Type", "application/json")
         if credential:
             request.add_header("Authorization", "Basic " + base64.b64encode(credential.encode()).decode())
@@ -96,6 +107,47 @@ class Installation:
         except ValueError:
             return status, content.decode(errors="replace")
 
+    def asks(self, deployment: str, **parameters: Any) -> str:
+        """Start a deployment as the UI's form does; gives the flow run's id."""
+        path = f"/api/deployments/{self.deployment(deployment)['id']}/create_flow_run"
+        status, run = self.call(path, {"parameters": parameters})
+        assert status in (200, 201), run
+        return str(run["id"])
+
+    def flow_run(self, identity: str) -> dict[str, Any]:
+        return dict(self.call(f"/api/flow_runs/{identity}")[1])
+
+    def state(self, identity: str, *, seconds: float = 60) -> dict[str, Any]:
+        """The state that the flow run ends in."""
+        ended = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        return dict(
+            until(lambda: (state := self.flow_run(identity)["state"])["type"] in ended and state, seconds=seconds)
+        )
+
+    def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """What the ledger's records say."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.home.ledger}?mode=ro", uri=True)) as ledger:
+            return ledger.execute(sql, values).fetchall()
+
+    def newest_run(self) -> str:
+        """The run that was opened last."""
+        rows = self.rows("select id from runs order by created desc limit 1") if self.home.ledger.exists() else []
+        return str(rows[0][0]) if rows else ""
+
+    def held(self, before: str, suite: str) -> str:
+        """Wait until the run after `before` has all that it can end of the held suite; gives its id."""
+        run = until(lambda: (newest := self.newest_run()) != before and newest)
+        sql = "select name from units where run = ? and state = 'terminal' and suite = ?"
+        until(lambda: len(self.rows(sql, run, suite)) == PASSES and self.work.running())
+        return str(run)
+
+    def run_state(self, run: str) -> str:
+        return str(self.rows("select state from runs where id = ?", run)[0][0])
+
+    def driver(self, run: str) -> int:
+        """The process that drives the run."""
+        return int(self.rows("select driver from runs where id = ?", run)[0][0].split(":")[1])
+
     def deployment(self, name: str) -> dict[str, Any]:
         _, found = self.call("/api/deployments/filter", {"deployments": {"name": {"any_": [name]}}})
         assert len(found) == 1
@@ -103,7 +155,19 @@ class Installation:
 
     def processes(self, record: Record) -> list[int]:
         """What still runs of the installation that this record describes."""
-        return [process.pid for process in (*marked(record.mark), *record.children.values()) if alive_now(process.pid)]
+        found = (*marked(record.mark, runners=True), *record.children.values())
+        return [process.pid for process in found if alive_now(process.pid)]
+
+
+def until(condition: Callable[[], Any], *, seconds: float = 60.0) -> Any:
+    """Wait until it gives something true, and return that."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.1)
+    raise AssertionError(f"it did not come true within {seconds} s: {inspect.getsource(condition).strip()}")
 
 
 def alive_now(pid: int) -> bool:
@@ -118,7 +182,7 @@ def _installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installa
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    made = Installation(home, port, home.root.parent / "output")
+    made = Installation(home, port, home.root.parent / "output", gated_work(home.root.parent / "work"))
     try:
         yield made
     finally:
@@ -130,8 +194,9 @@ def _installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installa
 
 
 @pytest.fixture
-def installation(_installation: Installation) -> Installation:
+def installation(_installation: Installation) -> Iterator[Installation]:
     """The running installation; started again where a test has stopped it."""
     if _installation.process is None:
         _installation.start()
-    return _installation
+    yield _installation
+    _installation.work.release()
