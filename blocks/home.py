@@ -1,9 +1,10 @@
 """Where state lives: one folder per installation, `COMMONFLEET_HOME` (default `~/.commonfleet`).
 
-ledger.db      records (SQLite)          store/     artifacts, plans and bundles by digest
-results/       Parquet segments          machine/   what runners on this machine keep (spools, work folders)
-builds/        unpacked builds           keys/      ed25519 keys, mode 0600
-reports/       a page per run            prefect/   the operator's Prefect server, database and logs
+ledger.db      records (SQLite)          store/      artifacts and signed bundles, by digest
+results/       Parquet segments          machine/    what this machine keeps: unpacked builds, runners, spools
+workshop/      builds in the making      discovery/  which tests a build has
+reports/       a page per run            keys/       ed25519 keys and passwords, mode 0600
+prefect/       the operator's Prefect server, its database and logs
 """
 
 from __future__ import annotations
@@ -41,8 +42,12 @@ class Home:
         return self.root / "machine"
 
     @property
-    def builds(self) -> Path:
-        return self.root / "builds"
+    def workshop(self) -> Path:
+        return self.root / "workshop"
+
+    @property
+    def discovery(self) -> Path:
+        return self.root / "discovery"
 
     @property
     def keys(self) -> Path:
@@ -67,7 +72,7 @@ def open_home(root: Path | None = None) -> Home:
     version_file = home.root / "version"
     try:
         home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for folder in (home.results, home.store, home.machine, home.builds, home.reports):
+        for folder in (home.results, home.store, home.machine, home.reports):
             folder.mkdir(exist_ok=True)
         home.keys.mkdir(exist_ok=True, mode=0o700)
         if not version_file.exists():

@@ -112,6 +112,7 @@ class Order(TypedDict):
     protocol: int
     lease: str
     run: str
+    epoch: int  # of the driver: a machine that has seen a newer one refuses it
     slot: int
     units: list[OrderedUnit]
     build: str | None  # root of the unpacked build (its wheels are in `site/`)

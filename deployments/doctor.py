@@ -1,4 +1,4 @@
-"""What would keep commonfleet from working here. Each check gives one finding and changes nothing."""
+"""What would keep commonfleet from working here. Each check gives one finding and mends nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Finding:
 def findings() -> list[Finding]:
     """All checks, in the order in which they matter."""
     checks: tuple[Callable[[], Finding], ...] = (
-        shadowed, compiler, headers, cmake, sandbox, state, disk, ledger, processors, torch_here,
+        shadowed, compiler, headers, cmake, sandbox, state, disk, catalog, ledger, processors, torch_here,
     )  # fmt: skip
     return [check() for check in checks]
 
@@ -96,10 +96,14 @@ def sandbox() -> Finding:
         )  # fmt: skip
     trial = [found, "--ro-bind", "/usr", "/usr", "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64",
              "--unshare-pid", "--unshare-net", "/usr/bin/true"]  # fmt: skip
-    said = subprocess.run(trial, capture_output=True, text=True, check=False, timeout=20)
-    if said.returncode != 0:
+    try:
+        said = subprocess.run(trial, capture_output=True, text=True, check=False, timeout=20)
+        refusal = said.stderr.strip()[:200] if said.returncode != 0 else ""
+    except (OSError, subprocess.TimeoutExpired) as error:
+        refusal = str(error)
+    if refusal:
         return Finding(
-            "sandbox", "note", f"bubblewrap is installed and may not be used here: {said.stderr.strip()[:200]}",
+            "sandbox", "note", f"bubblewrap is installed and may not be used here: {refusal}",
             "Allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1), or run as root.",
         )  # fmt: skip
     return Finding("sandbox", "good", "bubblewrap works: units run in the allow-list sandbox.")
@@ -126,20 +130,34 @@ def disk() -> Finding:
     return Finding("disk", "good", f"{free / 1e9:.0f} GB are free.")
 
 
+def catalog() -> Finding:
+    """The catalog reads, and no quarantine has quietly run out."""
+    from blocks.catalog.load import default_root, read_catalog
+
+    try:
+        read = read_catalog(default_root())
+    except CommonfleetError as error:
+        return Finding("catalog", "bad", error.what, error.do)
+    if read.warnings:
+        return Finding("catalog", "note", " ".join(read.warnings), "Renew or remove these entries of the catalog.")
+    return Finding("catalog", "good", f"The catalog in {read.root} is in order.")
+
+
 def ledger() -> Finding:
     """The ledger opens, and no run waits for a driver."""
     from flows.drive import ledger_of
-    from tasks.collect.driver import stalled_runs
+    from tasks.collect.driver import left_runs, stalled_runs
 
     try:
         opened = ledger_of(open_home())
-        stalled = stalled_runs(opened)
+        waiting = [*stalled_runs(opened), *left_runs(opened)]
+        opened.close()
     except CommonfleetError as error:
         return Finding("ledger", "bad", error.what, error.do)
-    if stalled:
+    if waiting:
         return Finding(
-            "ledger", "note", f"These runs have lost their driver: {', '.join(stalled)}.",
-            f"`commonfleet resume {stalled[0]}` finishes one; `commonfleet up` does it by itself.",
+            "ledger", "note", f"These runs are open and nobody drives them: {', '.join(waiting)}.",
+            f"`commonfleet resume {waiting[0]}` finishes one, `commonfleet cancel {waiting[0]}` ends it.",
         )  # fmt: skip
     return Finding("ledger", "good", "The ledger opens, and no run waits for a driver.")
 

@@ -145,7 +145,7 @@ async def summary_written(conclusion: Conclusion) -> None:
 
 def key(run: str) -> str:
     """An artifact's key: small letters, digits and dashes."""
-    return "run-" + "".join(letter if letter.isalnum() else "-" for letter in run.lower())
+    return "".join(letter if letter.isalnum() else "-" for letter in run.lower())
 
 
 def table(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from blocks.catalog.models import Catalog
-from blocks.errors import CommonfleetError
+from blocks.errors import TrustError
 from blocks.home import Home
 from blocks.ledger import Ledger
 from tasks.collect.driver import Seat, close_run, fence
@@ -29,6 +30,8 @@ class Conclusion:
     sentence: str
     report: Path | None
     summary: dict[str, Any]
+    trouble: str = ""
+    """What went wrong after the run itself was over, in a sentence."""
 
 
 async def conclude(
@@ -44,7 +47,9 @@ def _conclude(
     with ledger.write() as connection:
         fence(connection, seat)
         end_unfinished(connection, seat.run, "cancelled" if state == "cancelled" else "no machine could serve it")
-    cut_segments(ledger, run=seat.run, everything=True)
+    # A damaged bundle does not keep the run open: its rows are missing, and the judgement says so.
+    with contextlib.suppress(TrustError):
+        cut_segments(ledger, run=seat.run, everything=True)
     judgement = judge_run(ledger, seat.run, catalog.quarantine, datetime.datetime.now(datetime.UTC).date())
     exit_code, sentence = judgement.exit_code, judgement.sentence
     if state == "cancelled":
@@ -52,12 +57,14 @@ def _conclude(
         exit_code = 1
         sentence = f"The run was cancelled: {units['ran']} of {units['planned']} units had run, the rest are not_run."
     close_run(ledger, seat, state, {"exit_code": exit_code, "sentence": sentence})
-    return Conclusion(seat.run, exit_code, sentence, _report(home, ledger, seat.run), run_summary(ledger, seat.run))
-
-
-def _report(home: Home, ledger: Ledger, run: str) -> Path | None:
-    """The page; a page that cannot be written (a full disk) does not undo a run."""
+    summary = run_summary(ledger, seat.run)
     try:
-        return write_report(ledger, run, home.reports / f"{run}.html")
-    except (CommonfleetError, OSError):
-        return None
+        report = write_report(ledger, seat.run, report_file(home, seat.run))
+    except Exception as error:  # noqa: BLE001 - a page that cannot be written does not undo a run, whatever the reason
+        return Conclusion(seat.run, exit_code, sentence, None, summary, trouble=f"The report was not written: {error}")
+    return Conclusion(seat.run, exit_code, sentence, report, summary)
+
+
+def report_file(home: Home, run: str) -> Path:
+    """Where a run's page stands."""
+    return home.reports / f"{run}.html"

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from sqlalchemy import select
 
-from blocks.errors import CommonfleetError, NothingToTake, PlanError, StaleDriver, TrustError
+from blocks.errors import CommonfleetError, NothingToTake, PlanError, StaleDriver
 from blocks.home import Home
 from blocks.ledger import Ledger, open_ledger
 from blocks.ledger.schema import leases, runs
@@ -89,6 +90,7 @@ class Driven:
     stage: Stage
     leave: Callable[[], bool]
     agents: list[Agent] = field(default_factory=list)
+    stopping: bool = False
 
 
 def ledger_of(home: Home) -> Ledger:
@@ -180,28 +182,29 @@ async def resume_stalled(home: Home, leave: Callable[[], bool] = never) -> list[
 
 async def _to_the_end(driven: Driven) -> Conclusion:
     try:
-        if _state(driven) == "cancelling" and planned_before(driven.ledger, driven.seat.run) is None:
-            raise asyncio.CancelledError  # the driver before us was cancelled, and no machine has work of this run
         async with contextlib.AsyncExitStack() as stack:
             machines = [await stack.enter_async_context(_taken(driven, pool)) for pool in driven.want.pools]
             await _worked_off(driven, machines)
     except asyncio.CancelledError:
         if not _stays_open(driven):
-            await conclude(driven.home, driven.ledger, driven.seat, driven.want.catalog, "cancelled")
+            await asyncio.shield(_concluded(driven, "cancelled"))
         raise
     driven.watch.at("judge", "looking at what failed")
-    return await driven.stage(
-        "judge and report", conclude, driven.home, driven.ledger, driven.seat, driven.want.catalog, "complete"
-    )
+    closing = asyncio.ensure_future(driven.stage("judge and report", _concluded, driven, "complete"))
+    try:
+        return await asyncio.shield(closing)
+    except asyncio.CancelledError:
+        # Everything has run: what came too late to stop it does not undo it.
+        return await closing
 
 
 async def _worked_off(driven: Driven, machines: list[Held]) -> None:
     """Everything that needs the machines. When it is cancelled, they are stopped before they are let go."""
     try:
-        await _ready(driven, machines)
         if _state(driven) == "cancelling":
-            raise asyncio.CancelledError  # the driver before us died while it was stopping the machines
-        driven.watch.testing_since = asyncio.get_running_loop().time()
+            raise asyncio.CancelledError  # the driver before us died while it was stopping the run
+        await _ready(driven, machines)
+        driven.watch.testing_since = time.monotonic()
         cutting = asyncio.create_task(_cut_now_and_then(driven.ledger))
         try:
             await asyncio.gather(
@@ -212,12 +215,33 @@ async def _worked_off(driven: Driven, machines: list[Held]) -> None:
             )
         finally:
             cutting.cancel()
+        if _state(driven) == "cancelling":
+            raise asyncio.CancelledError  # asked for since the last beat: the lanes have found the desk closed
         _end_unfinished(driven, "no machine could serve it")
     except asyncio.CancelledError:
-        if not _stays_open(driven):
-            set_state(driven.ledger, driven.seat, "cancelling")
-        await asyncio.shield(_stopped(driven))
+        await asyncio.shield(_stopped(driven, machines))
         raise
+
+
+async def _stopped(driven: Driven, machines: list[Held]) -> None:
+    """Stop the run on every machine, known to an agent or not: a run that is resumed may have runners from before.
+
+    Raises StaleDriver without touching anything, and the first error of a machine that could not be stopped.
+    """
+    driven.stopping = True
+    try:
+        if not _stays_open(driven) and not set_state(driven.ledger, driven.seat, "cancelling", when="running"):
+            set_state(driven.ledger, driven.seat, "cancelling", when="planning")
+    except StaleDriver:
+        raise
+    except CommonfleetError:
+        pass  # a ledger that cannot be written is no reason to let the machines work on
+    driven.watch.at("stopping", "ending what the machines have in hand")
+    await asyncio.gather(*(_agent(driven, ready(held, driven.want.catalog, {}, {}, 0)).stop() for held in machines))
+
+
+async def _concluded(driven: Driven, state: Literal["complete", "cancelled"]) -> Conclusion:
+    return await conclude(driven.home, driven.ledger, driven.seat, driven.want.catalog, state)
 
 
 def _stays_open(driven: Driven) -> bool:
@@ -235,7 +259,7 @@ async def _ready(driven: Driven, machines: list[Held]) -> None:
         made = builds_of(ledger, plan)
     for held in machines:
         places = await stage(f"unpack on {held.machine}", ready_builds, held, want, made, ledger, driven.key, watch)
-        trees = await ready_sources(held, want, ledger)
+        trees = await ready_sources(held, want, ledger, plan)
         if plan is None:
             plan = await stage(
                 "plan", write_down_plan, held, want, made, places, trees, driven.home, ledger, driven.seat, watch
@@ -243,8 +267,7 @@ async def _ready(driven: Driven, machines: list[Held]) -> None:
         made_ready = ready(held, want.catalog, places, trees, want.request.slots)
         driven.agents.append(_agent(driven, made_ready))
     assert plan is not None  # a profile without pools is no profile
-    if _state(driven) == "planning":
-        set_state(ledger, driven.seat, "running")
+    set_state(ledger, driven.seat, "running", when="planning")
     _show(driven, plan)
 
 
@@ -253,6 +276,7 @@ def _agent(driven: Driven, made_ready: Any) -> Agent:
         desk=LedgerDesk(driven.ledger, driven.seat),
         ready=made_ready,
         run=driven.seat.run,
+        epoch=driven.seat.epoch,
         key=driven.key,
         target_seconds=driven.want.lease_seconds,
         delivered=driven.watch.delivered,
@@ -298,7 +322,8 @@ async def _kept_warm(driven: Driven) -> AsyncIterator[None]:
                 return
             except CommonfleetError:
                 continue  # a ledger that is full or locked stops the work itself; we must not stop beating for it
-            if state == "cancelling" and not us.cancelling():
+            if state == "cancelling" and not driven.stopping:
+                driven.stopping = True
                 us.cancel()
 
     beating = asyncio.create_task(beats())
@@ -322,15 +347,12 @@ async def _kept_warm(driven: Driven) -> AsyncIterator[None]:
         beating.cancel()
 
 
-async def _stopped(driven: Driven) -> None:
-    await asyncio.gather(*(agent.stop() for agent in driven.agents), return_exceptions=True)
-
-
 async def _cut_now_and_then(ledger: Ledger) -> None:
     while True:
         await asyncio.sleep(CUT_SECONDS)
         # A damaged bundle is told at the end of the run, where a person reads it; the others are cut meanwhile.
-        with contextlib.suppress(TrustError):
+        # A ledger that is full or locked stops the work itself.
+        with contextlib.suppress(CommonfleetError):
             await asyncio.to_thread(cut_segments, ledger)
 
 

@@ -56,6 +56,7 @@ async def shown(
         conclusion = await drive(
             limited(request, pool.slots), home=home, flow=flow, watch=watch, stage=prefect_stage, leave=leave
         )
+        watch.at("over")
     await attempted(summary_written(conclusion))
     return conclusion
 

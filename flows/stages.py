@@ -6,6 +6,7 @@ Each is a sentence over tasks. A resumed run reads its plan and builds from the 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from sqlalchemy import select
 from blocks.build import Build, build_from_manifest
 from blocks.catalog.load import default_root, load_catalog
 from blocks.catalog.models import Catalog
-from blocks.errors import LedgerError
+from blocks.errors import BuildError, LedgerError
 from blocks.home import Home
 from blocks.ledger import Ledger
 from blocks.ledger.schema import builds, runs
@@ -85,6 +86,13 @@ def desired(request: Request) -> Desired:
 async def build_all(want: Desired, home: Home, ledger: Ledger, key: Key, watch: Watch) -> dict[str, Signed]:
     """Make (or find) each environment's build: environment -> build."""
     made: dict[str, Signed] = {}
+    stopped = threading.Event()
+
+    def told(note: str) -> None:
+        if stopped.is_set():
+            raise BuildError("The build was cancelled.")  # ends the program that it is running, too
+        watch.tell(note)
+
     for environment in want.environments:
         name = want.catalog.environments[environment].build
         watch.at("build", name)
@@ -95,10 +103,11 @@ async def build_all(want: Desired, home: Home, ledger: Ledger, key: Key, watch: 
                 ledger=ledger,
                 store=ledger.store,
                 key=key,
-                workshop=home.root / "workshop",
+                workshop=home.workshop,
                 catalog_root=want.root,
-                progress=watch.tell,
-            )
+                progress=told,
+            ),
+            stopped,
         )
         made[environment] = Signed(result.build, result.provenance)
     return made
@@ -139,27 +148,38 @@ async def ready_builds(
         watch.at("unpack", f"{signed.build.name} on {held.machine}")
         root = await unpack_build(held, ledger.store, signed.build, signed.provenance, key.public)
         spec = want.catalog.environments[name]
+        python = spec.python or signed.build.runtime.python
         environment = Environment(
             name=name,
             build=spec.build,
             build_digest=signed.build.digest,
             accelerator=spec.accelerator,
             os=spec.os,
-            python=spec.python,
+            python=python,
             config=spec.config,
         )
-        places[name] = Unpacked(environment, root, held.hello["runtime"]["python"].get(spec.python, ""))
+        places[name] = Unpacked(environment, root, held.hello["runtime"]["python"].get(python, ""))
     return places
 
 
-async def ready_sources(held: Held, want: Desired, ledger: Ledger) -> dict[str, SourceTree]:
-    """Pack the suites' own files and have the machine unpack them: suite -> where they stand."""
+async def ready_sources(held: Held, want: Desired, ledger: Ledger, plan: Plan | None) -> dict[str, SourceTree]:
+    """Have the machine unpack the suites' own files: suite -> where they stand.
+
+    With a plan, they are the files that were planned, whatever the catalog holds today. Raises LedgerError when the
+    store has lost them.
+    """
     trees: dict[str, SourceTree] = {}
+    if plan is not None:
+        for suite, digest in plan.sources.items():
+            if not ledger.store.has(digest):
+                raise LedgerError(f"The files of suite {suite} that this run has planned are not in the store.")
+            trees[suite] = await unpack_sources(held, ledger.store, suite, digest)
+        return trees
     for suite in sorted({cell.suite for cell in chosen_profile(want.catalog, want.request.profile).matrix}):
         folder = want.catalog.suites[suite].sources
         if folder is not None:
-            digest, size = pack_sources(want.root / folder, ledger.store)
-            trees[suite] = await unpack_sources(held, ledger.store, suite, digest, size)
+            digest, _ = pack_sources(want.root / folder, ledger.store)
+            trees[suite] = await unpack_sources(held, ledger.store, suite, digest)
     return trees
 
 
@@ -208,7 +228,7 @@ async def plan_of(
         discover=discover,
         root=want.root,
         estimates=estimates,
-        cache=home.root / "discovery",
+        cache=home.discovery,
         at_once=held.slots,
         progress=lambda suite, done, total: watch.tell(f"{suite}: {done} of {total} files listed"),
     )

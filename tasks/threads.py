@@ -13,8 +13,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def in_daemon_thread(function: Callable[[], T]) -> T:
-    """The function's value, or its exception. When the waiting task is cancelled, the thread is left behind."""
+async def in_daemon_thread(function: Callable[[], T], stop: threading.Event) -> T:
+    """The function's value, or its exception.
+
+    When the waiting task is cancelled, `stop` is set for the function to see, and the thread is left behind.
+    """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -34,4 +37,8 @@ async def in_daemon_thread(function: Callable[[], T]) -> T:
             settle(lambda: future.set_result(value))
 
     threading.Thread(target=body, name="commonfleet-work", daemon=True).start()
-    return await future
+    try:
+        return await future
+    except asyncio.CancelledError:
+        stop.set()
+        raise

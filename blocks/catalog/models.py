@@ -60,7 +60,7 @@ class EnvironmentSpec(Strict):
     build: Name
     accelerator: Literal["cpu", "cuda", "rocm", "xpu", "hpu", "npu", "tpu", "mps"] = "cpu"
     os: str = "linux"
-    python: str = "cp311"
+    python: str = Field(default="", description="interpreter tag (`cp312`); by default the one that the build is for")
     config: str = "default"
     env: dict[str, str] = {}
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, exists, func, or_, select
 
 from blocks.ledger.query import Reader
+from blocks.ledger.results import spellings
 from blocks.ledger.schema import plan_units, runs, settlements, units
 
 NEEDS = "results"
@@ -131,7 +132,7 @@ def missing_tests(
     """How many planned tests of units that ran have no counted result, and the first of them by name.
 
     `reader` must see `NEEDS`; `counts` are the run's `unit_counts`. Tests of units that did not run are accounted
-    for by their unit's reason. A unit's tests are compared by number: a test that nobody planned can hide one.
+    for by their unit's reason. A unit's tests are compared by number: admission takes results of planned tests only.
     """
     short = dict(reader.rows(_SHORT, {"run": run}))
     ran_expecting = sum(count.expecting for count in counts if count.terminal == "ran")
@@ -189,7 +190,7 @@ def _named(connection: Connection, reader: Reader, run: str, wanted: list[str]) 
     seen: dict[str, set[str]] = {unit: set() for unit in wanted}
     results = "SELECT unit, file, cls, name FROM results WHERE run = $run AND list_contains($units, unit)"
     for unit, file, cls, name in reader.rows(results, {"run": run, "units": wanted}):
-        seen[unit] |= _spellings(file, cls, name)
+        seen[unit] |= spellings(file, cls, name)
     missing = []
     for body, unit in connection.execute(query):
         planned = json.loads(body)
@@ -199,9 +200,3 @@ def _named(connection: Connection, reader: Reader, run: str, wanted: list[str]) 
             if test.replace("::", ".") not in seen[unit]
         ]
     return missing
-
-
-def _spellings(file: str, cls: str, name: str) -> set[str]:
-    """How a plan may name this test: `Class.name` (gtest), `file::Class::name` (pytest), or the bare name."""
-    inner = f"{cls}.{name}" if cls else name
-    return {text.replace("::", ".") for text in (name, inner, f"{file}.{inner}")}

@@ -84,7 +84,7 @@ def open_query(ledger: Ledger, sql: str | None = None, *, runs: Sequence[str] | 
     """A reader over the ledger as it is now, with the views that `sql` names (all of them without it).
 
     With `runs` it sees only what belongs to those runs, and reads nothing else. A bundle that cannot be trusted
-    leaves its rows out, is logged as a warning and listed in `Reader.damaged`.
+    leaves its rows out and is listed in `Reader.damaged`; one warning tells how many there are.
     """
     wanted = list(VIEWS.values()) if sql is None else named_in(sql)
     sources = sources_of(wanted)
@@ -106,8 +106,9 @@ def open_query(ledger: Ledger, sql: str | None = None, *, runs: Sequence[str] | 
     except BaseException:
         connection.close()
         raise
-    for trouble in troubles:
-        _log.warning("Rows are missing from this query: %s", trouble)
+    if troubles:
+        bundles = "1 bundle" if len(troubles) == 1 else f"{len(troubles)} bundles"
+        _log.warning("Rows are missing from this query: %s cannot be trusted; the first: %s", bundles, troubles[0])
     return Reader(connection, troubles)
 
 

@@ -37,6 +37,15 @@ def display_name(file: str, cls: str, name: str) -> str:
     return f"{file}::{cls}.{name}" if cls else f"{file}::{name}"
 
 
+def spellings(file: str, cls: str, name: str) -> set[str]:
+    """How a plan may name this test: `Class.name` (gtest), `file::Class::name` (pytest), or the bare name.
+
+    `::` is written as `.`, in all of them: do the same to a planned name before comparing.
+    """
+    inner = f"{cls}.{name}" if cls else name
+    return {text.replace("::", ".") for text in (name, inner, f"{file}.{inner}")}
+
+
 def cap_message(message: str) -> str:
     """The message, or its start and end with a line between that says how much was left out."""
     if len(message) <= MESSAGE_CAP:

@@ -10,6 +10,7 @@ import base64
 import gzip
 import json
 import math
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,7 +87,7 @@ def read_part(store: Store, digest: str) -> Part:
         part: Part = json.loads(_payload(envelope))
     except FileNotFoundError as error:
         raise TrustError(f"The admitted bundle {digest} is not in the store any more.", do=advice) from error
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise TrustError(f"The admitted bundle {digest} cannot be read: {error}.", do=advice) from error
     return part
 
@@ -144,7 +145,7 @@ class Rows:
             "run": origin.run, "environment": origin.environment, "suite": facts.suite, "unit": _text(unit),
             "unit_name": facts.unit_name, "planned": facts.planned,
             "attempt": attempt_id(origin.lease, unit, attempt["ordinal"]),
-            "ordinal": int(attempt["ordinal"]), "mode": _text(attempt["mode"]),
+            "ordinal": _int32(attempt["ordinal"]), "mode": _text(attempt["mode"]),
             "counted": facts.counted, "reason": facts.reason, "bundle": origin.bundle, "lease": origin.lease,
             "part": origin.part, "machine": origin.machine, "slot": origin.slot, "pool": origin.pool,
             "vendor": origin.vendor, "started": _microseconds(attempt["started"]),
@@ -238,6 +239,12 @@ def _seconds(value: object) -> float | None:
 
 def _number(value: float | None) -> float | None:
     return None if value is None else float(value)
+
+
+def _int32(value: int) -> int:
+    if not 0 <= value < 2**31:  # said here: Arrow would only say it when all parts are made into one column
+        raise ValueError(f"{value} does not fit into its column")
+    return int(value)
 
 
 def _microseconds(seconds: float) -> int | None:

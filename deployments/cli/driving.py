@@ -10,7 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from blocks.errors import CommonfleetError
+from blocks.errors import CommonfleetError, StaleDriver
 from blocks.home import Home, open_home
 from deployments.cli.progress import shown
 from flows.conclude import Conclusion
@@ -85,7 +85,7 @@ def _finish(home: Home, as_json: bool, start: Callable[[Watch], Awaitable[Conclu
         print(told if watch.run else "Stopped before a run was opened.", file=sys.stderr)
         return 1
     except CommonfleetError as error:
-        if watch.run:
+        if watch.run and not isinstance(error, StaleDriver):
             error.do = " ".join(filter(None, [error.do, f"The run is {watch.run}: `commonfleet resume {watch.run}`."]))
         raise
     if as_json:

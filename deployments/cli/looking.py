@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
-from sqlalchemy import update
-
-from blocks.errors import LedgerError
 from blocks.home import open_home
-from blocks.ledger import Ledger, record
+from blocks.ledger import Ledger
 from blocks.ledger.query import run_query
-from blocks.ledger.schema import runs
 from deployments.cli import tables
+from flows.conclude import report_file
 from flows.drive import ledger_of
+from tasks.collect.driver import ask_to_cancel
 from tasks.publish.summary import resolve_run, run_list, run_summary
 
 
 def list_runs(limit: int, *, as_json: bool) -> int:
     """`commonfleet runs`."""
-    rows = run_list(_ledger())[:limit]
+    rows = run_list(_ledger(), limit=limit)
     if as_json:
         print(json.dumps(rows, indent=1))
     else:
@@ -42,7 +41,11 @@ def show_run(run: str, html: Path | None, *, as_json: bool) -> int:
     tables.print_summary(summary)
     if summary["sentence"]:
         print(summary["sentence"])
-    report = open_home().reports / f"{run}.html"
+    report = report_file(open_home(), run)
+    if summary["finished"] and not report.exists():
+        from tasks.publish.report import write_report
+
+        write_report(ledger, run, report)  # the driver died between closing the run and writing its page
     if report.exists():
         print(f"Report: {report}")
     return 0
@@ -59,17 +62,20 @@ def query_ledger(sql: str, *, as_json: bool) -> int:
 
 
 def cancel_run(run: str) -> int:
-    """`commonfleet cancel`: the driver sees it at its next heartbeat, within five seconds."""
-    ledger = _ledger()
+    """`commonfleet cancel`: a driver sees it at its next heartbeat, within five seconds; without one we end the run."""
+    home, ledger = open_home(), _ledger()
     run = resolve_run(ledger, run)
-    with ledger.write() as connection:
-        changed = connection.execute(
-            update(runs).where(runs.c.id == run, runs.c.state.in_(("planning", "running"))).values(state="cancelling")
-        )
-        if changed.rowcount != 1:
-            raise LedgerError(f"Run {run} is not under way.", do=f"See `commonfleet show {run}`.")
-        record(connection, "run.cancelling", run=run)
-    print(f"Run {run} is asked to stop; `commonfleet show {run}` tells when it has.")
+    if ask_to_cancel(ledger, run):
+        print(f"Run {run} is asked to stop; `commonfleet show {run}` tells when it has.")
+        return 0
+    import asyncio
+
+    from flows.drive import resume
+
+    # Nobody drives it: we take it over for as long as it takes to stop what its machines have in hand.
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(resume(run, home=home))
+    print(f"Run {run} had no driver: its machines are stopped and every unit has a terminal state.")
     return 0
 
 

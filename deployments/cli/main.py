@@ -24,6 +24,7 @@ app = App(
 
 LEAVE_SECONDS = 4.0
 
+Several = Annotated[tuple[str, ...], Parameter(negative="")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for programs.")]
 
 
@@ -40,9 +41,9 @@ def nightly(*, json: Json = False) -> int:
 def run(
     *,
     profile: str = "embedded",
-    suite: tuple[str, ...] = (),
-    environment: tuple[str, ...] = (),
-    include: tuple[str, ...] = (),
+    suite: Several = (),
+    environment: Several = (),
+    include: Several = (),
     sample: float = 1.0,
     slots: int = 0,
     retry_alone: int | None = None,

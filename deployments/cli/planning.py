@@ -22,7 +22,7 @@ async def plan_only(home: Home, request: Request, watch: Watch) -> Plan:
         pool = want.pools[0]
         async with take_local(home, ledger, None, pool, want.catalog.pools[pool]) as held:
             places = await ready_builds(held, want, made, ledger, key, watch)
-            trees = await ready_sources(held, want, ledger)
+            trees = await ready_sources(held, want, ledger, None)
             return await plan_of(held, want, made, places, trees, home, ledger, watch)
     finally:
         ledger.close()

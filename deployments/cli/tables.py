@@ -19,6 +19,8 @@ def print_conclusion(conclusion: Conclusion) -> None:
     console = Console()
     console.print()
     console.print(conclusion.sentence, style="bold green" if conclusion.exit_code == 0 else "bold red", soft_wrap=True)
+    if conclusion.trouble:
+        console.print(f"{conclusion.trouble} `commonfleet show {conclusion.run}` writes it.", soft_wrap=True)
     if conclusion.report is not None:
         console.print(f"Report: {conclusion.report}", soft_wrap=True, highlight=False)
 

@@ -245,15 +245,17 @@ class Installation:
         return body
 
     async def stop(self) -> None:
-        """Stop everything: the worker takes nothing new, drivers let their machines go and leave their runs open for
-        the next start, runners that nobody drives end, then the rest in the opposite order of starting."""
+        """Stop everything: drivers let their machines go and leave their runs open for the next start, then the worker
+        and what it has started meanwhile, runners that nobody drives, and the rest in the opposite order of starting.
+        """
         with leftovers.stopping(self.home):
             for part in self.parts:
-                if part.component.role in ("worker", "upkeep"):
+                if part.component.role == "upkeep":
                     part.ask()
+            # Before the worker: that one kills its flow runs when it is asked to stop.
             await asyncio.to_thread(leftovers.end, self.others(), signal.SIGTERM, patience=leftovers.DRIVER_SECONDS)
             for part in self.parts:
-                if part.component.role == "upkeep":
+                if part.component.role in ("upkeep", "worker"):
                     await part.end()
             await asyncio.to_thread(leftovers.end, self.others(runners=True), signal.SIGTERM, patience=RUNNER_SECONDS)
             for part in reversed(self.parts):

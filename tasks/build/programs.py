@@ -5,6 +5,7 @@ Nothing here is a sandbox: builds are made on the project's own machines, from s
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import selectors
@@ -97,10 +98,12 @@ def run_program(
             do=f"Install it, or correct the command of the step `{step}` in the catalog.",
         ) from error
     mark = _mark(bench.folder, process.pid)
+    _running.add(process.pid)
     try:
         timed_out = _pump(process, log, time.monotonic() + timeout_seconds, each_line, stop)
     finally:
         _end_group(process)
+        _running.discard(process.pid)
         mark.unlink(missing_ok=True)
     return Finished(process.returncode, log, timed_out)
 
@@ -200,6 +203,16 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 def _signal_group(group: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
+
+
+_running: set[int] = set()
+
+
+@atexit.register
+def _end_running() -> None:
+    """A cancelled run leaves its build's thread behind, which ends with us; what it runs would go on without us."""
+    for group in list(_running):
+        _signal_group(group, signal.SIGKILL)
 
 
 def _mark(folder: Path, pid: int) -> Path:

@@ -7,24 +7,29 @@ by one compare-and-set per unit. The loser's attempts stand beside with the reas
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, insert, select
+from sqlalchemy import Connection, and_, bindparam, case, exists, insert, select
+from sqlalchemy.exc import IntegrityError
 
 from blocks.canonical import canonical_json, digest_bytes
 from blocks.errors import ProtocolError
-from blocks.lease import OUTCOMES, PROTOCOL, AttemptRecord, Outcome, Part, UnitRecord
+from blocks.lease import AttemptRecord, Part, UnitRecord
 from blocks.ledger import Ledger, now, record
 from blocks.ledger.results import attempt_id
-from blocks.ledger.schema import attempts, bundles, lease_units, leases, units
-from blocks.signing import BUNDLE_TYPE, key_id, verify_json
+from blocks.ledger.schema import attempts, bundles, lease_units, leases, plan_units, runs, units
+from blocks.signing import BUNDLE_TYPE, key_id, verify
+from tasks.collect.checks import check_planned, part_from, plan_name
 from tasks.collect.driver import Seat, fence
 from tasks.collect.settle import Fate, settle_part, supersede
 
 TAIL_CHARACTERS = 8000
 """How much of a bad attempt's output stands in its record. All of it stands in the raw bundle."""
+
+ISOLATION_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
@@ -39,17 +44,29 @@ class Admission:
 
 
 _LEASE = (
-    select(leases.c.run, leases.c.machine, leases.c.slot, bundles.c.digest, now().label("clock"))
-    .outerjoin(bundles, and_(bundles.c.lease == leases.c.id, bundles.c.part == bindparam("part")))
+    select(leases.c.run, leases.c.machine, leases.c.slot, now().label("clock"))
     .where(leases.c.id == bindparam("lease"))
-    .with_for_update(of=leases)
+    .with_for_update()
+)
+# After the lease's row is locked, and not joined with it: PostgreSQL waits for a lock and then goes on with the other
+# tables as they were before it.
+_ADMITTED = select(bundles.c.digest).where(bundles.c.lease == bindparam("lease"), bundles.c.part == bindparam("part"))
+_TOLD = exists().where(
+    attempts.c.lease == lease_units.c.lease,
+    attempts.c.unit == lease_units.c.unit,
+    attempts.c.part != bindparam("part"),
 )
 _GRANTED = (
-    select(lease_units.c.unit, lease_units.c.epoch, units.c.environment)
+    select(
+        lease_units.c.unit, lease_units.c.epoch, units.c.environment, _TOLD.label("told"),
+        case((units.c.tests > 0, plan_units.c.body)).label("body"),
+    )
     .join(leases, leases.c.id == lease_units.c.lease)
     .join(units, and_(units.c.run == leases.c.run, units.c.unit == lease_units.c.unit))
+    .join(runs, runs.c.id == leases.c.run)
+    .outerjoin(plan_units, and_(plan_units.c.plan == runs.c.plan, plan_units.c.unit == lease_units.c.unit))
     .where(lease_units.c.lease == bindparam("lease"))
-)
+)  # fmt: skip
 _ATTEMPTS = insert(attempts)
 _BUNDLE = insert(bundles)
 
@@ -57,34 +74,59 @@ _BUNDLE = insert(bundles)
 def admit(ledger: Ledger, envelope: dict[str, Any], public: bytes, *, seat: Seat | None) -> Admission:
     """Admit one signed part. `public` is the key of the agent that holds the lease.
 
-    The raw envelope is durable in the store before the transaction begins, so a crash in between leaves an unused
-    file and never a row without its evidence. Raises TrustError, ProtocolError, and StaleDriver for a lost seat.
+    Everything is checked before anything is kept. The raw envelope is durable in the store before the transaction
+    begins, so a crash in between leaves an unused file and never a row without its evidence. Raises TrustError,
+    ProtocolError, and StaleDriver for a lost seat.
     """
-    part = _checked(verify_json(envelope, BUNDLE_TYPE, public))
-    # mtime=0: the same envelope always has the same bytes, and so the same digest.
-    raw = gzip.compress(canonical_json(envelope), compresslevel=1, mtime=0)
+    part = part_from(verify(envelope, BUNDLE_TYPE, public))
+    with ledger.read() as connection:
+        granted = _granted(connection, part)
+    try:
+        # mtime=0: the same envelope always has the same bytes, and so the same digest.
+        raw = gzip.compress(canonical_json(envelope), compresslevel=1, mtime=0)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ProtocolError(f"The envelope has no canonical form: {error}.") from error
     digest = ledger.store.put_bytes(raw)
     with ledger.write() as connection:
         if seat is not None:
             fence(connection, seat)
-        return admit_checked(connection, part, digest, len(raw), key_id(public))
+        return _write(connection, part, granted, digest, len(raw), key_id(public))
 
 
 def admit_checked(connection: Connection, part: Part, digest: str, size: int, signer: str) -> Admission:
     """Write a part down whose signature and form have been checked, and whose envelope is stored under `digest`."""
+    return _write(connection, part, _granted(connection, part), digest, size, signer)
+
+
+def _granted(connection: Connection, part: Part) -> Mapping[str, Any]:
+    """What the lease was granted, by unit. Raises ProtocolError where the part does not fit that, or the plan."""
     lease, number = part["lease"], part["part"]
-    row = connection.execute(_LEASE, {"lease": lease, "part": number}).one_or_none()
-    if row is None:
+    granted = {held.unit: held for held in connection.execute(_GRANTED, {"lease": lease, "part": number})}
+    if not granted:
         raise ProtocolError(f"There is no lease {lease}.")
-    if row.digest is not None:
-        if row.digest != digest:
-            said = {"lease": lease, "part": number, "kept": row.digest, "sent": digest}
-            record(connection, "bundle.conflict", run=row.run, **said)
-        return Admission(lease, number, fresh=False)
-    granted = {held.unit: held for held in connection.execute(_GRANTED, {"lease": lease})}
-    strangers = [line["unit"] for line in part["records"] if line["unit"] not in granted]
+    told = [line["unit"] for line in part["records"]]
+    strangers = [unit for unit in told if unit not in granted]
     if strangers:
         raise ProtocolError(f"Part {number} of {lease} tells of units that it was never granted: {strangers[:3]}.")
+    again = [unit for unit in told if granted[unit].told]
+    if again:
+        raise ProtocolError(f"Part {number} of {lease} tells of units that another part told of: {again[:3]}.")
+    planned = {unit: json.loads(granted[unit].body)["tests"] for unit in told if granted[unit].body}
+    check_planned(part, {unit: frozenset(map(plan_name, tests)) for unit, tests in planned.items() if tests})
+    return granted
+
+
+def _write(
+    connection: Connection, part: Part, granted: Mapping[str, Any], digest: str, size: int, signer: str
+) -> Admission:
+    lease, number = part["lease"], part["part"]
+    row = connection.execute(_LEASE, {"lease": lease}).one()
+    kept = connection.scalar(_ADMITTED, {"lease": lease, "part": number})
+    if kept is not None:
+        if kept != digest:
+            said = {"lease": lease, "part": number, "kept": kept, "sent": digest}
+            record(connection, "bundle.conflict", run=row.run, **said)
+        return Admission(lease, number, fresh=False)
     fates = {line["unit"]: terminal_of(line) for line in part["records"]}
     settled = settle_part(connection, row.run, lease, fates, row.clock)
     late = {unit: _why_not(connection, row.run, lease, granted[unit], fates[unit]) for unit in set(fates) - settled}
@@ -94,8 +136,11 @@ def admit_checked(connection: Connection, part: Part, digest: str, size: int, si
         for line in part["records"]
         for attempt in line["attempts"]
     ]
-    if rows:
-        connection.execute(_ATTEMPTS, rows)
+    try:
+        if rows:
+            connection.execute(_ATTEMPTS, rows)
+    except IntegrityError as error:  # since `_granted` looked
+        raise ProtocolError(f"Part {number} of {lease} tells of units that another part told of.") from error
     count = sum(len(a["results"]) + len(a["metrics"]) for line in part["records"] for a in line["attempts"])
     connection.execute(
         _BUNDLE,
@@ -156,44 +201,8 @@ def _attempt_row(
         "seconds": attempt["seconds"],
         "machine": lease.machine,
         "slot": lease.slot,
-        "isolation": attempt["isolation"],
+        "isolation": attempt["isolation"][:ISOLATION_CHARACTERS],
         "counted": not reason,
         "reason": reason,
         "detail": canonical_json(detail).decode(),
     }
-
-
-def _checked(value: Any) -> Part:
-    """A part, or ProtocolError: what a machine says is believed only as far as it can be checked."""
-    try:
-        if value["protocol"] != PROTOCOL:
-            raise ProtocolError(f"The part speaks protocol {value['protocol']!r}; this desk speaks {PROTOCOL}.")
-        number, lines = value["part"], value["records"]
-        if not (
-            isinstance(value["lease"], str) and isinstance(number, int) and number >= 1 and isinstance(lines, list)
-        ):
-            raise ProtocolError("A part needs a lease, a number from 1 and a list of records.")
-        names = [line["unit"] for line in lines]
-        if len(set(names)) != len(names):
-            raise ProtocolError("A part tells of one unit twice.")
-        for line in lines:
-            _check_attempts(line["attempts"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ProtocolError(f"The part is malformed: {error!r}.") from error
-    part: Part = value
-    return part
-
-
-def _check_attempts(listed: Sequence[dict[str, Any]]) -> None:
-    if [attempt["ordinal"] for attempt in listed] != list(range(1, len(listed) + 1)):
-        raise ProtocolError("The attempts of a unit are numbered 1, 2, 3 in order.")
-    for attempt in listed:
-        outcomes = [attempt["outcome"], *(result["outcome"] for result in attempt["results"])]
-        unknown = [outcome for outcome in outcomes if outcome not in get_args(Outcome)]
-        if unknown:
-            raise ProtocolError(f"{unknown[0]!r} is no outcome; known are {', '.join(OUTCOMES)}.")
-        for key in ("output", "isolation", "note"):
-            if not isinstance(attempt[key], str):
-                raise ProtocolError(f"An attempt's {key} must be text.")
-        if not isinstance(attempt["seconds"], int | float) or attempt["seconds"] < 0:
-            raise ProtocolError("An attempt's seconds must be a number from 0.")

@@ -7,16 +7,17 @@ driver's seat. The vendors' gateway offers the same four calls over HTTPS, and b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
+from blocks.canonical import canonical_json
 from blocks.lease import Grant, Wait
-from blocks.ledger import Ledger
+from blocks.ledger import Ledger, record, schema
 from tasks.collect.admit import Admission, admit
-from tasks.collect.driver import Seat, fence
+from tasks.collect.driver import OPEN, Seat, fence
 from tasks.collect.grant import Asking, grant
 from tasks.collect.leases import give_back, renew
 
@@ -33,6 +34,14 @@ class Desk(Protocol):
     async def deliver(self, envelope: dict[str, Any], public: bytes) -> Admission: ...
 
     async def give_back(self, lease: str, *, died: bool, in_hand: str | None) -> int: ...
+
+    async def refuse(self, lease: str, envelope: dict[str, Any], why: str) -> None:
+        """Keep a part that cannot be admitted, as evidence, and say so in the log."""
+        ...
+
+    async def abandoned(self, runs: Collection[str]) -> set[str]:
+        """Which of these runs are over, so that whatever a machine still does for them can end."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,19 @@ class LedgerDesk:
             if fence(connection, self.seat) != "running":
                 return Wait(seconds=1.0, dry=True)
             return grant(connection, asking)
+
+    async def refuse(self, lease: str, envelope: dict[str, Any], why: str) -> None:
+        digest = await asyncio.to_thread(self.ledger.store.put_bytes, canonical_json(envelope))
+        said: dict[str, Any] = {"lease": lease, "digest": digest, "why": why[:2000]}
+        await self._fenced(lambda connection: record(connection, "bundle.refused", run=self.seat.run, **said))
+
+    async def abandoned(self, runs: Collection[str]) -> set[str]:
+        def closed() -> set[str]:
+            with self.ledger.read() as connection:
+                known = select(schema.runs.c.id, schema.runs.c.state).where(schema.runs.c.id.in_(runs))
+                return {run for run, state in connection.execute(known) if state not in OPEN}
+
+        return await asyncio.to_thread(closed)
 
     async def _fenced(self, act: Callable[[Connection], T]) -> T:
         def transact() -> T:

@@ -102,7 +102,8 @@ def take_run(ledger: Ledger, run: str) -> Seat:
             .where(runs.c.id == run, runs.c.epoch == row.epoch)
             .values(driver=driver, epoch=epoch, heartbeat=now())
         )
-        assert changed.rowcount == 1  # the write lock is ours
+        if changed.rowcount != 1:  # PostgreSQL lets two look at once; one of them takes it
+            raise NothingToTake(f"Run {run} has just been taken by somebody else.", kept="It was left alone.")
         record(connection, "run.taken", run=run, driver=driver, epoch=epoch, before=row.driver or "")
     return Seat(run, driver, epoch)
 
@@ -116,6 +117,13 @@ def stalled_runs(ledger: Ledger) -> list[str]:
             .order_by(runs.c.created)
         ).all()
     return [row.id for row in rows if is_dead(row.driver) or row.clock - (row.heartbeat or 0) >= STALE_SECONDS]
+
+
+def left_runs(ledger: Ledger) -> list[str]:
+    """Open runs that their driver gave up, because the system failed: they wait for a person. Oldest first."""
+    with ledger.read() as connection:
+        left = select(runs.c.id).where(runs.c.state.in_(OPEN), runs.c.driver.is_(None)).order_by(runs.c.created)
+        return list(connection.scalars(left))
 
 
 def fence(connection: Connection, seat: Seat) -> str:
@@ -138,12 +146,26 @@ def beat(ledger: Ledger, seat: Seat) -> str:
     return state
 
 
-def set_state(ledger: Ledger, seat: Seat, state: str) -> None:
-    """Move the run to another open state."""
+def set_state(ledger: Ledger, seat: Seat, state: str, *, when: str) -> bool:
+    """Move the run from the open state `when` to another. Returns whether it was in that: a cancel may come first."""
     with ledger.write() as connection:
-        fence(connection, seat)
+        if fence(connection, seat) != when:
+            return False
         connection.execute(update(runs).where(runs.c.id == seat.run).values(state=state))
         record(connection, f"run.{state}", run=seat.run)
+    return True
+
+
+def ask_to_cancel(ledger: Ledger, run: str) -> bool:
+    """Ask the driver of an open run to stop; it sees that at its next beat. Returns whether there is one to see it."""
+    with ledger.write() as connection:
+        row = connection.execute(select(runs.c.state, runs.c.driver).where(runs.c.id == run).with_for_update()).one()
+        if row.state not in OPEN:
+            raise NothingToTake(f"Run {run} is not under way: it is {row.state}.", do=f"See `commonfleet show {run}`.")
+        if row.state != "cancelling":
+            connection.execute(update(runs).where(runs.c.id == run).values(state="cancelling"))
+            record(connection, "run.cancelling", run=run)
+    return row.driver is not None and not is_dead(row.driver)
 
 
 def close_run(ledger: Ledger, seat: Seat, state: str, conclusion: Mapping[str, Any]) -> None:

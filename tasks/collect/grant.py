@@ -43,6 +43,8 @@ class Asking:
     machine: str
     environments: tuple[str, ...]
     target_seconds: float = 30.0
+    slots: int = 1 << 16
+    """How many slots the asking agent knows of; another run may have told of more meanwhile."""
 
 
 _MACHINE = (
@@ -95,11 +97,14 @@ def grant(connection: Connection, asking: Asking) -> Grant | Wait:
         expire(connection, machine=asking.machine)
         machine, live = _look(connection, asking.machine)
     taken = {row.slot for row in live}
-    free = next((slot for slot in range(machine.slots) if slot not in taken), None)
+    free = next((slot for slot in range(min(machine.slots, asking.slots)) if slot not in taken), None)
     if free is None or any(row.exclusive for row in live):
         return Wait(seconds=0.5, dry=False)
     queue = _queue(connection, asking, enough_seconds=2 * machine.slots * asking.target_seconds)
     if not queue:
+        # What is left may be held by a machine that has gone: nobody else asks on its behalf.
+        if expire(connection, run=asking.run):
+            return Wait(seconds=0.0, dry=False)
         return Wait(seconds=0.5, dry=not _anything_left(connection, asking))
     if machine.wanted_by not in (None, asking.run) and machine.wanted_until > machine.clock:
         return Wait(seconds=0.5, dry=False)  # another run waits for the machine to fall idle

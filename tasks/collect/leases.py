@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, func, insert, literal, select, update
 
 from blocks.errors import ProtocolError
 from blocks.ledger import now, record
-from blocks.ledger.schema import leases, units
+from blocks.ledger.schema import leases, runs, settlements, units
+from tasks.collect.driver import STALE_SECONDS
 from tasks.collect.settle import settle
 
 LEASE_SECONDS = 120.0
@@ -58,34 +59,43 @@ def give_back(connection: Connection, lease: str, *, died: bool = False, in_hand
 
 
 def expire(connection: Connection, *, machine: str | None = None, run: str | None = None) -> list[str]:
-    """End the leases whose deadline has passed, by the database's clock. Their units return to the queue."""
-    overdue = select(leases.c.id).where(leases.c.state == "live", leases.c.deadline < now())
+    """End the leases whose deadline has passed, by the database's clock. Their units return to the queue.
+
+    The unit in hand comes under suspicion only where the run's driver was there to hear of it: an outage of ours is
+    no unit's fault.
+    """
+    heard = runs.c.driver.is_not(None) & (runs.c.heartbeat >= now() - STALE_SECONDS)
+    overdue = (
+        select(leases.c.id, heard.label("heard"))
+        .join(runs, runs.c.id == leases.c.run)
+        .where(leases.c.state == "live", leases.c.deadline < now())
+    )
     if machine is not None:
         overdue = overdue.where(leases.c.machine == machine)
     if run is not None:
         overdue = overdue.where(leases.c.run == run)
-    ended = list(connection.scalars(overdue))
-    for lease in ended:
-        held = _unsettled(connection, lease)
-        _end(connection, lease, "expired", held, _suspect(held, None, True))
-    return ended
+    ended = connection.execute(overdue).all()
+    for row in ended:
+        held = _unsettled(connection, row.id)
+        _end(connection, row.id, "expired", held, _suspect(held, None, bool(row.heard)))
+    return [row.id for row in ended]
 
 
 def end_unfinished(connection: Connection, run: str, reason: str) -> int:
     """Give every unit that has no terminal state `not_run(reason)`; revoke the run's leases. Returns how many."""
-    open_units = connection.execute(
-        select(units.c.unit, units.c.epoch).where(
-            units.c.run == run, or_(units.c.state == "pending", units.c.state == "leased")
-        )
-    ).all()
-    for unit, epoch in open_units:
-        settle(connection, run, unit, epoch, "not_run", reason, None)
+    still_open = and_(units.c.run == run, units.c.state != "terminal")
+    given_up = select(
+        units.c.run, units.c.unit, literal(1), literal("not_run"), literal(reason), units.c.epoch, now()
+    ).where(still_open)
+    names = ["run", "unit", "ordinal", "terminal", "reason", "epoch", "settled"]
+    connection.execute(insert(settlements).from_select(names, given_up))
+    ended = connection.execute(update(units).where(still_open).values(state="terminal", lease=None)).rowcount
     connection.execute(
         update(leases).where(leases.c.run == run, leases.c.state == "live").values(state="revoked", ended=now())
     )
-    if open_units:
-        record(connection, "units.not_run", run=run, reason=reason, units=len(open_units))
-    return len(open_units)
+    if ended:
+        record(connection, "units.not_run", run=run, reason=reason, units=ended)
+    return ended
 
 
 def queue_state(connection: Connection, run: str) -> dict[str, int]:

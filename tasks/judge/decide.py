@@ -31,14 +31,15 @@ class Sighting:
     counted: bool
     ordinal: int  # of the attempt within its lease
     reason: str = ""  # why it is not counted
+    unit: str = ""  # whose attempt it was: two units may have a test of the same name
 
 
 @dataclass(frozen=True)
 class Seen:
     """All that is known of one test that was bad in a counted attempt (or of a unit that was lost: test `NAME::*`).
 
-    `previous_run` is the last complete run of the environment before this one, `previous` the test's final outcome
-    there; None where there is none.
+    `previous_run` is the last complete run before this one in which the test came to a final outcome in this
+    environment, `previous` that outcome; None where there is none.
     """
 
     environment: str
@@ -102,12 +103,19 @@ def _decide(seen: Seen, entry: Quarantined | None) -> Verdict:
 
 
 def final_outcome(seen: Seen) -> str:
-    """The outcome that stands: the last one alone where the test was tried alone, else the worst in company."""
-    alone = _alone(seen)
-    if alone:
-        return max(alone, key=lambda s: (s.ordinal, s.attempt)).outcome
-    company = [s.outcome for s in seen.sightings if s.counted]
-    return worst(company) if company else "crashed"  # a unit that was lost has no outcome of its own
+    """The outcome that stands: the worst of those that stand in each unit that has the test."""
+    units: dict[str, list[Sighting]] = {}
+    for sighting in seen.sightings:
+        if sighting.counted:
+            units.setdefault(sighting.unit, []).append(sighting)
+    # A unit that was lost has no outcome of its own.
+    return worst([_of_unit(sightings) for sightings in units.values()]) if units else "crashed"
+
+
+def _of_unit(sightings: Sequence[Sighting]) -> str:
+    """The last outcome alone where the test was tried alone, else the worst in company."""
+    alone = [s for s in sightings if s.mode == "alone"]
+    return max(alone, key=lambda s: (s.ordinal, s.attempt)).outcome if alone else worst([s.outcome for s in sightings])
 
 
 def _alone(seen: Seen) -> list[Sighting]:

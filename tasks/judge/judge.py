@@ -20,9 +20,10 @@ from blocks.ledger import Ledger, now, record
 from blocks.ledger.completeness import NEEDS, missing_tests, unit_counts
 from blocks.ledger.query import open_query
 from blocks.ledger.schema import runs, verdicts
+from tasks.collect.driver import Seat, fence
 from tasks.judge.conclude import Accounts, conclude
 from tasks.judge.decide import POISON, Standing, Verdict, decide
-from tasks.judge.evidence import Key, gather
+from tasks.judge.evidence import WHOLE_UNIT, Key, gather
 
 _TURN = 7310581  # PostgreSQL's advisory lock of judges
 
@@ -44,14 +45,19 @@ class Judgement:
     written: int  # verdict rows that were new
 
 
-def judge_run(ledger: Ledger, run: str, quarantine: Sequence[Quarantined], today: datetime.date) -> Judgement:
+def judge_run(
+    ledger: Ledger, run: str, quarantine: Sequence[Quarantined], today: datetime.date, *, seat: Seat | None = None
+) -> Judgement:
     """Judge the run with the quarantine as it stands `today`, and write what is new to the ledger.
 
-    Raises LedgerError for an unknown run.
+    A driver gives its `seat`: where it has lost that, nothing is written and StaleDriver raised. Raises LedgerError
+    for an unknown run.
     """
     verdicts_now = decide(gather(ledger, run), quarantine, today)
     accounts = _accounts(ledger, run)
     with ledger.write() as connection:
+        if seat is not None:
+            fence(connection, seat)
         written = _write(connection, run, verdicts_now)
     exit_code, sentence = conclude(verdicts_now, accounts)
     return Judgement(
@@ -109,7 +115,7 @@ def _write(connection: Connection, run: str, found: Sequence[Verdict]) -> int:
         if body != before:
             rows.append(_row(run, (verdict.environment, verdict.suite, verdict.test), ordinal + 1, body))
     for key, (ordinal, before) in standing.items():
-        if not key[2].endswith("::*"):
+        if not key[2].endswith(WHOLE_UNIT):
             continue  # an outcome, once counted, stays; where its bundle cannot be read now, the old verdict stands
         # A unit that was lost and whose results came after all.
         body = ("infra", False, canonical_json({"withdrawn": f"the unit is no longer lost({POISON})"}).decode())

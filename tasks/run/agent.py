@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blocks.canonical import canonical_json
-from blocks.errors import HostError, ProtocolError, innermost
+from blocks.errors import HostError, ProtocolError, TrustError, innermost
 from blocks.lease import PROTOCOL, Grant, Order, OrderedUnit
 from blocks.signing import BUNDLE_TYPE, Key, sign
 from tasks.collect.desk import Desk
@@ -27,6 +27,19 @@ POLL_SECONDS = 0.05
 DELIVER_SECONDS = 2.0
 RENEW_SECONDS = LEASE_SECONDS / 4
 STOP_SECONDS = 5.0
+GONE_SECONDS = 15.0
+"""How long a lease may be missing on its machine before we believe that it is gone."""
+
+REFUSED_CHARACTERS = 1 << 20
+
+
+class Refused(Exception):
+    """The desk does not take a part: it is malformed, or tells of what was never granted."""
+
+    def __init__(self, part: dict[str, Any], why: str) -> None:
+        super().__init__(why)
+        self.part = part
+        self.why = why
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,7 @@ class Agent:
     desk: Desk
     ready: Ready
     run: str
+    epoch: int
     key: Key
     target_seconds: float = 30.0
     delivered: Callable[[Mapping[str, Any]], None] = lambda _: None
@@ -86,18 +100,19 @@ class Agent:
             raise innermost(group) from group
 
     async def stop(self) -> None:
-        """End every runner of this run on this machine, then deliver what they had finished."""
-        runners = (await self.ready.pipe.call("status"))["runners"]
-        ours = [runner for runner in runners if runner["run"] == self.run]
+        """End every runner of this run on this machine, then deliver what they had finished.
+
+        The machine is told first that the run is over there, so that a start which is still on its way is refused.
+        """
+        await self.ready.pipe.call("claim", run=self.run, epoch=self.epoch, over=True)
+        ours = [runner for runner in await self._runners() if runner["run"] == self.run]
         await asyncio.gather(*(self._end(runner["lease"], runner["acked"]) for runner in ours))
 
-    async def _end(self, lease: str, acked: int) -> None:
-        await self.ready.pipe.call("stop", lease=lease, grace_seconds=STOP_SECONDS)
-        await self._finish(lease, acked)
-
     async def _lane(self, lane: Lane) -> None:
-        asking = Asking(self.run, self.ready.machine, tuple(self.ready.builds), self.target_seconds)
+        held = len(self.ready.accelerators[next(iter(self.ready.accelerators))])
+        asking = Asking(self.run, self.ready.machine, tuple(self.ready.builds), self.target_seconds, held)
         while True:
+            asked = asyncio.get_running_loop().time()
             answer = await self.desk.ask(asking)
             if "dry" in answer:
                 if answer["dry"]:
@@ -106,32 +121,40 @@ class Agent:
                 continue
             lane.lease = answer["lease"]
             lane.names = {unit["id"]: unit["name"] for unit in answer["units"]}
-            await self.ready.pipe.call("start", order=self._order(answer))
+            late = asyncio.get_running_loop().time() - asked
+            await self.ready.pipe.call("start", order=self._order(answer, late))
             await self._follow(lane, answer["lease"], 0)
             lane.lease, lane.in_hand = "", ""
 
     async def _follow(self, lane: Lane, lease: str, acked: int) -> None:
         """Watch one runner to its end, delivering and renewing on the way. `acked` is the last part delivered."""
         clock = asyncio.get_running_loop().time
-        spooled, delivered, renewed = 0, clock(), clock()
+        spooled, delivered, renewed, seen = 0, clock(), clock(), clock()
         lost = False
         while True:
             await asyncio.sleep(POLL_SECONDS)
             state = self.status.get(lease)
             if state is None or state["pid"] is None:
-                continue  # the watcher has looked before it was started, or in the middle of that
-            lane.in_hand = lane.names.get(state.get("in_hand") or "", "")
-            over = state["done"] or not state["alive"]
-            if over:
+                # The watcher has looked before it was started, or in the middle of that; or it is gone for good.
+                if clock() - seen > GONE_SECONDS:
+                    await self.desk.give_back(lease, died=True, in_hand=None)
+                    return None
+                continue
+            seen = clock()
+            lane.in_hand = lane.names.get(state["in_hand"] or "", "")
+            if state["done"] or not state["alive"]:
                 break
             if state["spooled"] > spooled and clock() - delivered >= DELIVER_SECONDS:
-                acked = await self._deliver(lease, acked)
                 spooled, delivered = state["spooled"], clock()
+                try:
+                    acked = await self._deliver(lease, acked)
+                except Refused as refused:
+                    return await self._refused(lease, refused)
             if not lost and clock() - renewed >= RENEW_SECONDS:
                 renewed, lost = clock(), not await self._renew(lease)
                 if lost:
                     await self.ready.pipe.call("stop", lease=lease, grace_seconds=STOP_SECONDS)
-        await self._finish(lease, acked)
+        return await self._finish(lease, acked)
 
     async def _renew(self, lease: str) -> bool:
         try:
@@ -141,27 +164,50 @@ class Agent:
         return True
 
     async def _deliver(self, lease: str, acked: int) -> int:
-        """Deliver the next part, if there is one; returns the number of the last part delivered."""
+        """Deliver the next part, if there is one; returns the number of the last part delivered. Raises Refused."""
         part = (await self.ready.pipe.call("collect", lease=lease, acked=acked))["part"]
         return acked if part is None else await self._admit(part)
 
+    async def _end(self, lease: str, acked: int) -> None:
+        await self.ready.pipe.call("stop", lease=lease, grace_seconds=STOP_SECONDS)
+        await self._finish(lease, acked)
+
     async def _finish(self, lease: str, acked: int) -> None:
         """The runner is over, however it ended: deliver the rest, give back what is left, forget the folder."""
-        while (answer := await self.ready.pipe.call("collect", lease=lease, acked=acked))["part"] is not None:
-            acked = await self._admit(answer["part"])
+        try:
+            while (answer := await self.ready.pipe.call("collect", lease=lease, acked=acked))["part"] is not None:
+                acked = await self._admit(answer["part"])
+        except Refused as refused:
+            return await self._refused(lease, refused)
         await self.desk.give_back(lease, died=not answer["done"], in_hand=answer["in_hand"])
         await self.ready.pipe.call("forget", lease=lease)
+        return None
 
     async def _admit(self, part: Mapping[str, Any]) -> int:
-        envelope = sign(self.key, BUNDLE_TYPE, canonical_json(part))
-        admission = await self.desk.deliver(envelope, self.key.public)
+        try:
+            envelope = sign(self.key, BUNDLE_TYPE, canonical_json(part))
+            admission = await self.desk.deliver(envelope, self.key.public)
+        except (ProtocolError, TrustError, ValueError) as error:
+            raise Refused(dict(part), str(error)) from error
         if admission.fresh:
             self.delivered(part)
         return int(part["part"])
 
+    async def _refused(self, lease: str, refused: Refused) -> None:
+        """A part that the desk does not take ends its lease, as a death would: the other lanes go on."""
+        await self.ready.pipe.call("stop", lease=lease, grace_seconds=STOP_SECONDS)
+        await self.desk.refuse(lease, {"part": repr(refused.part)[:REFUSED_CHARACTERS]}, refused.why)
+        await self.desk.give_back(lease, died=True, in_hand=None)
+        await self.ready.pipe.call("forget", lease=lease)
+
     async def _adopt(self, leased: Collection[str]) -> list[Coroutine[Any, Any, None]]:
-        """What a dead agent left on this machine: running runners are followed, finished ones delivered."""
-        runners = (await self.ready.pipe.call("status"))["runners"]
+        """What dead agents left on this machine: running runners are followed, finished ones delivered.
+
+        The claim comes first: from then on the machine obeys no driver of this run that was before us. Runners of
+        runs that are over are ended too; what they finished still arrives, as late evidence.
+        """
+        await self.ready.pipe.call("claim", run=self.run, epoch=self.epoch)
+        runners = await self._runners()
         found = {runner["lease"]: runner for runner in runners if runner["run"] == self.run}
         for lease in set(leased) - set(found):  # granted, but the machine never heard of it
             await self.desk.give_back(lease, died=False, in_hand=None)
@@ -170,16 +216,20 @@ class Agent:
             still_ours = runner["alive"] and lease in leased and await self._renew(lease)
             acked = runner["acked"]
             lives.append(self._follow(Lane(lease), lease, acked) if still_ours else self._end(lease, acked))
+        over = await self.desk.abandoned({str(runner["run"]) for runner in runners} - {self.run})
+        lives.extend(self._end(runner["lease"], runner["acked"]) for runner in runners if runner["run"] in over)
         return lives
+
+    async def _runners(self) -> list[dict[str, Any]]:
+        return list((await self.ready.pipe.call("status"))["runners"])
 
     async def _watch(self) -> None:
         """One look at the machine for all lanes."""
         while True:
-            runners = (await self.ready.pipe.call("status"))["runners"]
-            self.status = {runner["lease"]: runner for runner in runners}
+            self.status = {runner["lease"]: runner for runner in await self._runners()}
             await asyncio.sleep(POLL_SECONDS)
 
-    def _order(self, grant: Grant) -> Order:
+    def _order(self, grant: Grant, late_seconds: float) -> Order:
         ready, environment = self.ready, grant["environment"]
         facts = ready.environments[environment]
         python = ready.python.get(facts["python"])
@@ -191,6 +241,7 @@ class Agent:
             protocol=PROTOCOL,
             lease=grant["lease"],
             run=self.run,
+            epoch=self.epoch,
             slot=grant["slot"],
             units=[_ordered(unit) for unit in grant["units"]],
             build=ready.builds[environment],
@@ -198,7 +249,7 @@ class Agent:
             python=python,
             accelerator=dict(ready.accelerators[environment][grant["slot"]]),
             threads=ready.threads * ready.slots if alone else ready.threads,
-            deadline_seconds=grant["deadline_seconds"],
+            deadline_seconds=grant["deadline_seconds"] - late_seconds,
             sandbox=ready.sandbox,  # type: ignore[typeddict-item]
             retry_alone=ready.suites[suite]["retry_alone"],
             output_cap_bytes=ready.output_cap_bytes,

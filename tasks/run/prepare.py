@@ -31,9 +31,9 @@ async def unpack_build(held: Held, store: Store, build: Build, provenance: str, 
     return await _unpack(held, store, build.digest, build.artifacts)
 
 
-async def unpack_sources(held: Held, store: Store, suite: str, digest: str, size: int) -> SourceTree:
+async def unpack_sources(held: Held, store: Store, suite: str, digest: str) -> SourceTree:
     """Have the machine unpack a suite's own files, packed in the store under `digest`."""
-    tree = Artifact("tree", f"{suite}.tar.gz", digest, size)
+    tree = Artifact("tree", f"{suite}.tar.gz", digest, store.path(digest).stat().st_size)
     return SourceTree(digest, await _unpack(held, store, digest, (tree,)) / suite)
 
 

@@ -1,6 +1,7 @@
 """The orchestrator's memory: peak resident size of `commonfleet run` over plans of 100 to 100,000 no-op units.
 
-Everything is real (pipe, runner, ledger); the units are `true`, unsandboxed. BENCH_UNITS names other sizes.
+Everything is real (discovery, pipe, runner, ledger); a unit is one test of a shell script that speaks gtest's
+protocol and does nothing, unsandboxed. BENCH_UNITS names other sizes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from tests.small import asked, small_catalog, surroundings
 
@@ -31,11 +34,43 @@ def bench() -> dict[str, Any]:
     }
 
 
+NOOP = """#!/bin/sh
+case "$1" in
+--gtest_list_tests) echo T.; seq -f '  t%.0f' {size} ;;
+*)  for word in "$@"; do case "$word" in --gtest_filter=*) name=${{word#*=}} ;; esac; done
+    printf '[ RUN      ] %s\\n[       OK ] %s (0 ms)\\n' "$name" "$name" ;;
+esac
+"""
+
+
+def _catalog(root: Path, size: int) -> Path:
+    """The small catalog, with a suite of one script that lists `size` tests, a unit each."""
+    catalog = small_catalog(root, {"true": ["true"]}, sandbox="none")
+    script = root / "project" / "noop"
+    script.write_text(NOOP.format(size=size))
+    script.chmod(0o755)
+    git = ["git", "-C", str(root / "project"), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "a script that does nothing"], check=True)
+    file = catalog / "catalog.yaml"
+    document = yaml.safe_load(file.read_text())
+    document["builds"]["project"]["command"] = ["tar", "czf", "project.tar.gz", "noop"]
+    document["suites"]["commands"] = {
+        "kind": "gtest",
+        "files": ["project/noop"],
+        "start_seconds": 0,
+        "default_seconds_per_test": 0.01,
+        "target_seconds": 0.01,
+        "memory_gib": 0.5,
+    }
+    file.write_text(yaml.safe_dump(document))
+    return catalog
+
+
 def _run(size: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        commands = {f"unit{n}": ["true"] for n in range(size)}
-        env = surroundings(root, small_catalog(root, commands, sandbox="none", default_seconds_per_test=0.01))
+        env = surroundings(root, _catalog(root, size))
         began = time.monotonic()
         program = Path(sys.executable).with_name("commonfleet")
         arguments = [str(program), "run", "--profile", "small"]

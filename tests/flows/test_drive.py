@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,18 @@ def running(env: dict[str, str], at_least: int = 1) -> list[dict[str, Any]]:
 @pytest.fixture
 def slow(tmp_path: Path) -> dict[str, str]:
     """A project whose units take a long while."""
-    commands = {f"unit{n}": ["sh", "-c", "sleep 321.5"] for n in range(6)}
+    commands = {f"unit{n}": ["sh", "-c", nap(tmp_path)] for n in range(6)}
     return surroundings(tmp_path, small_catalog(tmp_path, commands))
+
+
+def nap(root: Path) -> str:
+    """A command that takes minutes, and by which the units of this test can be told from those of others."""
+    return f"sleep 321.{zlib.crc32(str(root).encode()):010}"
+
+
+def still_sleeping(env: dict[str, str]) -> bool:
+    shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    return nap(Path(env["COMMONFLEET_HOME"]).parent) in shown
 
 
 @pytest.mark.parametrize("way", ["SIGINT", "SIGTERM", "commonfleet cancel"])
@@ -72,7 +83,62 @@ def test_a_cancelled_run_stops_within_15_seconds_and_leaves_every_unit_terminal(
     shown = asked("show", run["id"], env=slow)
     assert shown["state"] == "cancelled"
     assert shown["units"]["not_run"] == shown["units"]["planned"] == 6
-    assert "sleep 321.5" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert not still_sleeping(slow)
+
+
+def test_a_cancel_that_finds_the_lanes_between_units_is_still_a_cancel(tmp_path: Path) -> None:
+    commands = {f"unit{n:03}": ["sh", "-c", "sleep 0.2"] for n in range(120)}
+    env = surroundings(tmp_path, small_catalog(tmp_path, commands))
+    driver = start(env, "run", "--profile", "small")
+    (run,) = wait_for(lambda: running(env))
+
+    commonfleet("cancel", run["id"], env=env)
+    driver.communicate(timeout=60)
+
+    shown = asked("show", run["id"], env=env)
+    assert shown["state"] == "cancelled"
+    assert list(shown["reasons"]["not_run"]) == ["cancelled"]
+
+
+def test_a_run_without_a_driver_is_cancelled_by_whoever_asks_and_its_runners_end(slow: dict[str, str]) -> None:
+    driver = start(slow, "run", "--profile", "small")
+    (run,) = wait_for(lambda: running(slow))
+    driver.kill()
+    driver.communicate()
+
+    said = commonfleet("cancel", run["id"], env=slow)
+
+    assert said.returncode == 0, said.stderr
+    assert asked("show", run["id"], env=slow)["state"] == "cancelled"
+    assert not still_sleeping(slow)
+
+
+def test_a_cancel_at_once_after_a_resume_stops_what_was_running_before(slow: dict[str, str]) -> None:
+    driver = start(slow, "run", "--profile", "small")
+    (run,) = wait_for(lambda: running(slow))
+    driver.kill()
+    driver.communicate()
+    resumed = start(slow, "resume", run["id"])
+    wait_for(lambda: asked("query", "select epoch from runs", env=slow)[0]["epoch"] == 2)
+
+    resumed.send_signal(signal.SIGINT)
+    resumed.communicate(timeout=60)
+
+    assert asked("show", run["id"], env=slow)["state"] == "cancelled"
+    assert not still_sleeping(slow)
+
+
+def test_a_unit_that_deletes_its_lease_s_folder_harms_nobody(tmp_path: Path) -> None:
+    commands = {f"good{n}": ["sh", "-c", "sleep 0.1"] for n in range(4)}
+    commands["vandal"] = ["sh", "-c", 'rm -rf "$PWD/../.." "$PWD/.."; exit 0']
+    env = surroundings(tmp_path, small_catalog(tmp_path, commands, sandbox="none"))
+
+    commonfleet("run", "--profile", "small", env=env)
+
+    shown = asked("show", "latest", env=env)
+    assert shown["state"] == "complete"
+    assert shown["units"]["planned"] == 5 == sum(shown["units"][fate] for fate in ("ran", "lost"))
+    assert shown["units"]["ran"] >= 4
 
 
 def test_a_second_driver_is_refused_naming_the_first(slow: dict[str, str]) -> None:

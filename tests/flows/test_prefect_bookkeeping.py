@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,32 +107,6 @@ async def test_a_cancelled_stage_ends_its_work_before_it_returns(told: Installat
     assert await cancelled()
 
 
-async def test_a_server_that_hangs_delays_no_work(told: Installation) -> None:
-    from prefect import flow
-
-    from flows.bookkeeping import prefect_stage, progress_shown
-
-    seconds: list[float] = []
-
-    async def work() -> None:
-        await asyncio.sleep(0.2)
-
-    @flow(name="test-hanging")
-    async def hanging() -> None:
-        async with progress_shown(Watch()):
-            os.kill(told.address.pid, signal.SIGSTOP)
-            try:
-                began = time.monotonic()
-                for step in range(5):
-                    await prefect_stage(f"hanging {step}", work)
-                seconds.append(time.monotonic() - began)
-            finally:
-                os.kill(told.address.pid, signal.SIGCONT)
-
-    await hanging()
-    assert seconds[0] < 2.5  # five times 0.2 s, on a busy machine
-
-
 async def test_progress_and_summary_are_artifacts(told: Installation, tmp_path: Path) -> None:
     from prefect import flow
 
@@ -160,7 +132,7 @@ async def test_progress_and_summary_are_artifacts(told: Installation, tmp_path: 
     rows = {row["type"]: row for row in found if row["type"] != "progress" or "units" in row["description"]}
     assert rows["progress"]["data"] == 75
     assert rows["progress"]["description"] == "**test** · 3 of 4 units"
-    assert rows["markdown"]["key"] == "run-run-7-summary"
+    assert rows["markdown"]["key"] == "run-7-summary"
     assert "commonfleet show Run_7" in rows["markdown"]["data"]
     assert str(tmp_path / "report.html") in rows["markdown"]["data"]
     assert '"passed": 10' in rows["table"]["data"]

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from typing import Any, Callable, Dict, List, Mapping, Tuple
 
-from . import posix, process, pytest_kind, sandbox, workplace
+from . import folders, posix, process, pytest_kind, sandbox, workplace
 from .company import Progress
 from .output import Output
 from .records import MESSAGE_CAP, Json, clean
@@ -32,12 +31,8 @@ def discover(root: str, request: Mapping[str, Any], found: sandbox.Sandbox) -> J
     asks = {"gtest": _gtest, "pytest": _pytest}
     if kind not in asks:
         raise ValueError(f"there is nothing to list for the kind {kind!r}")
-    os.makedirs(os.path.join(root, "discover"), exist_ok=True)
-    parent = tempfile.mkdtemp(dir=os.path.join(root, "discover"))
-    try:
+    with folders.temporary(os.path.join(root, "discover")) as parent:
         tests, disabled, error = asks[kind](_place(root, parent, request, found), request)
-    finally:
-        workplace.remove(parent)
     seconds = round(posix.clock() - began, 6)
     return {"tests": tests, "disabled": disabled, "error": clean(error, MESSAGE_CAP) or None, "seconds": seconds}
 

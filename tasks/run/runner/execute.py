@@ -13,7 +13,7 @@ import signal
 import sys
 from typing import Any, List, Optional, Tuple
 
-from . import attempts, company, posix, process, sandbox, spool, workplace
+from . import attempts, company, parts, posix, process, sandbox, spool, workplace
 from .records import Json
 
 GRACE_SECONDS = 3600.0
@@ -34,7 +34,7 @@ def run(folder: str) -> int:
     order = spool.read(os.path.join(folder, "order.json"))
     for name in ("spool", "work"):
         os.makedirs(os.path.join(folder, name), exist_ok=True)
-    spool.write(os.path.join(folder, "pid.json"), spool.encode(posix.identity(os.getpid())))
+    _sign_in(folder)
     deadline = began + float(order["deadline_seconds"])
     lease = _Lease(folder, order, stop, deadline)
     reason, not_started = lease.work_off()
@@ -53,6 +53,10 @@ def _lock(folder: str) -> bool:
             raise
         return False
     return True
+
+
+def _sign_in(folder: str) -> None:
+    spool.write(os.path.join(folder, "pid.json"), spool.encode(posix.identity(os.getpid())))
 
 
 class _Stop:
@@ -76,6 +80,7 @@ class _Lease:
         self.folder, self.order, self.stop, self.deadline = folder, order, stop, deadline
         self.in_hand: Optional[str] = None
         self.seq = 0
+        self.recorded = 0
         wanted = str(order.get("sandbox", "auto"))
         self.ground = attempts.Ground(
             order=order,
@@ -105,7 +110,7 @@ class _Lease:
             record = {"unit": unit["unit"], "seq": nth + 1, "attempts": tried}
             if not self.write(spool.record_path(self.folder, nth + 1), record, durable=True):
                 return "disk_full", left[1:]
-            self.in_hand = None
+            self.in_hand, self.recorded = None, nth + 1
         return "finished", []
 
     def take_in_hand(self, unit: str, seq: int) -> None:
@@ -125,5 +130,24 @@ class _Lease:
         return self.stop.wanted or posix.clock() > self.deadline + GRACE_SECONDS
 
     def write(self, path: str, body: Any, *, durable: bool) -> bool:
-        os.makedirs(os.path.dirname(path), exist_ok=True)  # An unsandboxed unit may have removed what it can reach.
+        self.restore()
         return spool.write_when_there_is_room(path, spool.encode(body), durable=durable, give_up=self.give_up)
+
+    def restore(self) -> None:
+        """Put back what we need: an unsandboxed unit may have removed what it can reach, this lease's folder too.
+
+        Records that had not been collected by then are lost, and their units with them: they are told as never
+        finished. Raises SystemExit when another runner was started meanwhile.
+        """
+        names = ("order.json", "lease.json", "pid.json", "lock", "spool")
+        if all(os.path.exists(os.path.join(self.folder, name)) for name in names):
+            return
+        os.makedirs(self.folder, exist_ok=True)
+        if not os.path.exists(os.path.join(self.folder, "lock")) and not _lock(self.folder):
+            raise SystemExit(3)
+        if not os.path.isdir(os.path.join(self.folder, "spool")):
+            if self.recorded:
+                parts.leap(self.folder, self.recorded)
+            os.mkdir(os.path.join(self.folder, "spool"))
+        spool.write_order(self.folder, self.order)
+        _sign_in(self.folder)

@@ -1,23 +1,23 @@
 """The leases of this machine: one folder each, whose files are the whole truth about it.
 
 order.json    what to do                     in_hand.json  the unit that runs now
-pid.json      who does it                    spool/        a record for each finished unit
-done.json     why it ended                   parts/        records as they were given out
-runner.log    the runner's own words         acked.json    what the agent has
+lease.json    what of it is asked often      spool/        a record for each finished unit
+pid.json      who does it                    parts/        records as they were given out
+done.json     why it ended                   acked.json    what the agent has
+runner.log    the runner's own words
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import threading
 import time
 from typing import Any, Dict, List, Optional, Sequence
 
-from . import attempts, parts, posix, spool
+from . import attempts, claims, folders, parts, posix, spool
 from .records import Json
 
 LEASE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -44,17 +44,37 @@ def existing(root: str, lease: Any) -> str:
 
 
 def start(root: str, order: Any, program: Sequence[str]) -> Json:
-    """Start the runner of a lease, or find the one that was started before: asking twice starts one."""
+    """Start the runner of a lease, or find the one that was started before: asking twice starts one. Refused for an
+    order of a driver that has lost its run, or of a run that is being stopped."""
     check(order)
     folder = folder_of(root, order["lease"])
+    _allow(root, order)  # Asked twice, so that a refusal leaves no folder behind.
     os.makedirs(folder, exist_ok=True)
-    known = spool.read(os.path.join(folder, "order.json"))
-    if known is not None and known != order:
-        raise LeaseError("lease {} was started here with another order".format(order["lease"]))
-    pid = spool.read(os.path.join(folder, "pid.json"))
-    if pid is not None:
-        return {"pid": pid["pid"], "start_time": pid["start_time"]}
-    spool.write(os.path.join(folder, "order.json"), spool.encode(order))
+    with folders.held(folder):
+        known = spool.read(os.path.join(folder, "order.json"))
+        if known is not None and _without_epoch(known) != _without_epoch(order):
+            raise LeaseError("lease {} was started here with another order".format(order["lease"]))
+        with claims.hold(root):
+            _allow(root, order)
+            pid = spool.read(os.path.join(folder, "pid.json"))
+            if pid is not None:
+                return {"pid": pid["pid"], "start_time": pid["start_time"]}
+            spool.write_order(folder, order)
+        return _spawn(folder, program)
+
+
+def _allow(root: str, order: Json) -> None:
+    objection = claims.objection(root, order)
+    if objection:
+        raise LeaseError(objection)
+
+
+def _without_epoch(order: Json) -> Json:
+    """The next driver may ask for the very same lease again."""
+    return {key: value for key, value in order.items() if key != "epoch"}
+
+
+def _spawn(folder: str, program: Sequence[str]) -> Json:
     with open(os.path.join(folder, "runner.log"), "ab") as log:
         process = subprocess.Popen(
             [*program, "run", folder],
@@ -72,6 +92,12 @@ def check(order: Any) -> None:
     """Whether this has the shape of an order. Raises LeaseError; the runner itself can then rely on it."""
     if not isinstance(order, dict) or order.get("protocol") != parts.PROTOCOL:
         raise LeaseError(f"this is no order of protocol {parts.PROTOCOL}")
+    if not isinstance(order.get("run"), str) or not claims.RUN.fullmatch(order["run"]):
+        raise LeaseError("{!r} is no run".format(order.get("run")))
+    try:
+        claims.checked(order.get("epoch", 0))
+    except ValueError as error:
+        raise LeaseError(str(error)) from error
     units = order.get("units")
     named = isinstance(units, list) and all(isinstance(u, dict) and isinstance(u.get("unit"), str) for u in units)
     if not named or not isinstance(order.get("python"), str):
@@ -110,16 +136,15 @@ def state(folder: str) -> Json:
     alive = pid is not None and posix.is_alive(pid)
     done = spool.read(os.path.join(folder, "done.json"))
     hand = spool.read(os.path.join(folder, "in_hand.json")) or {"unit": None, "seq": 0}
-    acked = parts.delivered(folder)["seq"]
-    spooled = max([acked, *spool.numbers(os.path.join(folder, "spool"))])
+    acked = parts.delivered(folder)
+    spooled = max([acked["seq"], *spool.numbers(os.path.join(folder, "spool"))])
     in_hand: Optional[str] = hand["unit"] if hand["seq"] > spooled else None
-    order = spool.read(os.path.join(folder, "order.json"))
-    if order is None:
+    asked = spool.read(os.path.join(folder, "lease.json"))
+    if asked is None:
         raise FileNotFoundError(folder)
-    units = [unit["unit"] for unit in order["units"]]
     return {
-        "run": order.get("run"),
-        "acked": parts.delivered(folder)["part"],
+        "run": asked["run"],
+        "acked": acked["part"],
         "pid": pid["pid"] if pid else None,
         "start_time": pid["start_time"] if pid else None,
         "alive": alive,
@@ -127,7 +152,7 @@ def state(folder: str) -> Json:
         "reason": done["reason"] if done else "" if alive or pid is None else "died",
         "in_hand": in_hand,
         "spooled": spooled,
-        "not_started": done["not_started"] if done else units[max(spooled, hand["seq"]) :],
+        "not_started": done["not_started"] if done else asked["units"][max(spooled, hand["seq"]) :],
     }
 
 
@@ -141,7 +166,7 @@ def status(root: str) -> List[Json]:
             try:
                 now = state(folder)
             except FileNotFoundError:
-                continue  # another pipe of this machine has just forgotten it
+                continue  # Another pipe of this machine has just forgotten it.
             found.append({"lease": lease, **{key: now[key] for key in shown}})
     return found
 
@@ -151,8 +176,12 @@ def collect(root: str, lease: str, acked: Any) -> Json:
     folder = existing(root, lease)
     if isinstance(acked, bool) or not isinstance(acked, int) or acked < 0:
         raise LeaseError(f"acked is the number of a part, not {acked!r}")
-    now = state(folder)
-    part = parts.collect(folder, lease, acked)
+    try:
+        with folders.held(folder):
+            now = state(folder)
+            part = parts.collect(folder, lease, acked)
+    except FileNotFoundError as error:
+        raise LeaseError(f"lease {lease} is gone from this machine: {error}") from error
     keys = ("done", "alive", "in_hand", "not_started", "reason")
     return {"part": part, **{key: now[key] for key in keys}}
 
@@ -160,7 +189,8 @@ def collect(root: str, lease: str, acked: Any) -> Json:
 def stop(root: str, lease: str, grace_seconds: Any) -> Json:
     """End the runner and every process of its unit: asked first, killed when `grace_seconds` are over."""
     folder = existing(root, lease)
-    pid = _pid_soon(folder)
+    with folders.held(folder):  # So that one who is starting it has done so.
+        pid = _pid_soon(folder)
     if pid is not None and posix.is_alive(pid):
         posix.kill(pid["pid"], signal.SIGTERM)
         if not _gone_within(pid, float(grace_seconds)):
@@ -203,11 +233,21 @@ def end_orphans(folder: str, lease: str) -> int:
 
 
 def forget(root: str, lease: str) -> None:
-    """Remove the lease's folder. Refused while its runner lives; one that has said `done` is about to go."""
-    folder = existing(root, lease)
-    now = state(folder)
+    """Remove the lease's folder, if it is there. Refused while its runner lives; one that has said `done` is about
+    to go."""
+    folder = folder_of(root, lease)
+    try:
+        with folders.held(folder):
+            _forget(folder, lease)
+    except FileNotFoundError:
+        return  # It was forgotten before, perhaps by a driver that did not live to hear so.
+
+
+def _forget(folder: str, lease: str) -> None:
     pid = spool.read(os.path.join(folder, "pid.json"))
-    if now["alive"] and not (now["done"] and _gone_within(pid, START_SECONDS)):
+    ended = os.path.exists(os.path.join(folder, "done.json"))
+    if pid is not None and posix.is_alive(pid) and not (ended and _gone_within(pid, START_SECONDS)):
         raise LeaseError(f"the runner of lease {lease} is alive: stop it first")
     end_orphans(folder, lease)
-    shutil.rmtree(folder)
+    with folders.temporary(os.path.dirname(folder)) as gone:
+        os.rename(folder, os.path.join(gone, lease))  # A folder that is half removed would be taken for a lease.

@@ -10,7 +10,7 @@ import threading
 from collections import defaultdict
 from typing import Any, Callable, DefaultDict, Dict, Mapping, Optional, Sequence
 
-from . import accelerators, discover, fingerprint, leases, parts, sandbox, unpack, workplace
+from . import accelerators, claims, discover, fingerprint, leases, parts, sandbox, unpack, workplace
 from .records import Json
 
 Request = Mapping[str, Any]
@@ -38,6 +38,7 @@ class Machine:
             "hello": self.hello,
             "unpack": self.unpack,
             "discover": self.discover,
+            "claim": self.claim,
             "start": self.start,
             "status": self.status,
             "collect": self.collect,
@@ -64,24 +65,24 @@ class Machine:
     def discover(self, request: Request) -> Json:
         return discover.discover(self.root, request, self.sandbox())
 
+    def claim(self, request: Request) -> Json:
+        over = request.get("over", False) is True
+        return {"epoch": claims.claim(self.root, request["run"], request["epoch"], over)}
+
     def start(self, request: Request) -> Json:
-        leases.check(request["order"])
-        with self.only_one("lease " + str(request["order"].get("lease"))):
-            return leases.start(self.root, request["order"], self.program)
+        return leases.start(self.root, request["order"], self.program)
 
     def status(self, request: Request) -> Json:
         return {"runners": leases.status(self.root)}
 
     def collect(self, request: Request) -> Json:
-        with self.only_one("lease " + str(request["lease"])):
-            return leases.collect(self.root, request["lease"], request["acked"])
+        return leases.collect(self.root, request["lease"], request["acked"])
 
     def stop(self, request: Request) -> Json:
         return leases.stop(self.root, request["lease"], request.get("grace_seconds", 5.0))
 
     def forget(self, request: Request) -> Json:
-        with self.only_one("lease " + str(request["lease"])):
-            leases.forget(self.root, request["lease"])
+        leases.forget(self.root, request["lease"])
         return {}
 
     def sandbox(self) -> sandbox.Sandbox:
@@ -98,7 +99,7 @@ class Machine:
             return self._runtime
 
     def only_one(self, name: str) -> threading.Lock:
-        """Two requests about one lease or one build wait for each other; others do not."""
+        """Two requests about one build wait for each other; others do not."""
         with self._asked:
             return self._one_at_a_time[name]
 

@@ -25,7 +25,7 @@ def collect(folder: str, lease: str, acked: int) -> Optional[Json]:
 
     Raises BadAcknowledgement for a number that this lease never gave out or already has behind it.
     """
-    _acknowledge(folder, acked)
+    acked = _acknowledge(folder, acked)
     given = spool.read(_path(folder, acked + 1))
     return given if given is not None else _cut(folder, lease, acked + 1)
 
@@ -35,12 +35,24 @@ def delivered(folder: str) -> Dict[str, int]:
     return spool.read(os.path.join(folder, "acked.json")) or {"part": 0, "seq": 0}
 
 
+def leap(folder: str, seq: int) -> None:
+    """Go on after a loss of the whole spool, of which `seq` was the last record.
+
+    What was given out of it nobody here knows any more. A part holds a record at least, so no part has had a number
+    above `seq`: the next part takes the one after that, and no number has two contents.
+    """
+    spool.write(os.path.join(folder, "acked.json"), spool.encode({"part": seq, "seq": seq, "leapt": True}))
+
+
 def _path(folder: str, part: int) -> str:
     return os.path.join(folder, "parts", f"{part:08d}.json")
 
 
-def _acknowledge(folder: str, acked: int) -> None:
+def _acknowledge(folder: str, acked: int) -> int:
+    """The last part that is behind us, as the agent says it or by a leap that it cannot know of."""
     before = delivered(folder)
+    if before.get("leapt"):
+        acked = max(acked, before["part"])
     if acked < before["part"]:
         raise BadAcknowledgement(f"parts up to {before['part']} were acknowledged before, now only {acked}")
     if acked > before["part"]:
@@ -57,6 +69,7 @@ def _acknowledge(folder: str, acked: int) -> None:
     for seq in spool.numbers(os.path.join(folder, "spool")):
         if seq <= before["seq"]:
             os.unlink(spool.record_path(folder, seq))
+    return acked
 
 
 def _cut(folder: str, lease: str, number: int) -> Optional[Json]:

@@ -13,7 +13,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Sequence
 
-from . import fingerprint, posix, spool
+from . import claims, fingerprint, posix, spool
 from .operations import SLOW, Machine
 from .records import Json
 
@@ -24,8 +24,9 @@ QUICK_THREADS = 8
 def serve(root: str, program: Sequence[str]) -> int:
     """Answer until stdin ends."""
     root = os.path.abspath(root)
-    for name in ("builds", "leases", "discover"):
+    for name in ("builds", "leases", "runs", "discover"):
         os.makedirs(os.path.join(root, name), mode=0o700, exist_ok=True)
+    claims.forget_old(root)
     posix.set_limits()
     pipe = _Pipe(Machine(root, program))
     # What a library prints must not get between the answers.

@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import time
-from typing import Any, Callable, List
+from typing import Any, Callable, List, Mapping
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 RETRY_SECONDS = 1.0
@@ -71,6 +71,13 @@ def read(path: str) -> Any:
             return json.loads(file.read())
     except FileNotFoundError:
         return None
+
+
+def write_order(lease: str, order: Mapping[str, Any]) -> None:
+    """Put an order into its lease's folder. An order may be large; what is asked of it often stands beside it."""
+    often = {"run": order["run"], "units": [unit["unit"] for unit in order["units"]]}
+    write(os.path.join(lease, "lease.json"), encode(often))
+    write(os.path.join(lease, "order.json"), encode(order))
 
 
 def record_path(lease: str, seq: int) -> str:

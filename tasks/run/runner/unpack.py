@@ -14,10 +14,10 @@ import stat
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
 from typing import IO, Any, Dict, List, Mapping, Optional, Sequence
 
+from . import folders
 from .records import Json
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -38,9 +38,7 @@ def unpack(root: str, digest: Any, artifacts: Any, interpreters: Mapping[str, st
     folder = os.path.join(root, "builds", digest[7:])
     if os.path.isdir(folder):
         return folder
-    os.makedirs(os.path.dirname(folder), exist_ok=True)
-    temporary = tempfile.mkdtemp(prefix=digest[7:19] + ".", dir=os.path.dirname(folder))
-    try:
+    with folders.temporary(os.path.dirname(folder)) as temporary:
         for artifact in _checked(artifacts):
             _one(temporary, artifact)
         if os.path.isdir(os.path.join(temporary, "site")):
@@ -48,9 +46,6 @@ def unpack(root: str, digest: Any, artifacts: Any, interpreters: Mapping[str, st
         os.chmod(temporary, 0o755)
         os.sync()  # The rename must not reach the disk before the files do.
         _put(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return folder
 
 
@@ -59,8 +54,7 @@ def _put(temporary: str, folder: str) -> None:
         os.rename(temporary, folder)
     except OSError:
         if not os.path.isdir(folder):
-            raise
-        shutil.rmtree(temporary, ignore_errors=True)  # Another request was faster; both hold the same.
+            raise  # Else another request was faster; both hold the same.
 
 
 def _checked(artifacts: Any) -> List[Dict[str, str]]:

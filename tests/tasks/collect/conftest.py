@@ -139,5 +139,5 @@ def open_night(
                         updated=now(),
                     )
                 )
-    set_state(ledger, seat, "running")
+    set_state(ledger, seat, "running", when="planning")
     return Night(ledger, key, seat, planned)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -15,6 +18,9 @@ from blocks.ledger.schema import attempts, bundles, events, settlements
 from blocks.signing import BUNDLE_TYPE, Key, load_or_make_key, sign
 from tasks.collect.admit import admit
 from tasks.collect.leases import end_unfinished, expire
+from tests.ledger_fixtures import database_url as database_url
+from tests.ledger_fixtures import ledger as ledger
+from tests.postgres import postgres as postgres
 from tests.tasks.collect.conftest import Night, finished, open_night, unit
 
 
@@ -155,31 +161,6 @@ def test_a_part_cannot_tell_of_a_unit_that_was_not_granted(ledger: Ledger, key: 
         night.deliver(lease["lease"], 1, [finished(other)])
 
 
-BROKEN = [
-    lambda part: {**part, "protocol": 99},
-    lambda part: {**part, "part": 0},
-    lambda part: {**part, "records": [part["records"][0], part["records"][0]]},
-    lambda part: {**part, "records": [{**part["records"][0], "attempts": [{}]}]},
-    lambda part: {**part, "records": [finished(part["records"][0]["unit"], "splendid")]},
-    lambda part: {**part, "records": "all fine"},
-    lambda part: [part],
-    lambda part: None,
-]
-
-
-@pytest.mark.parametrize("spoil", BROKEN)
-def test_a_malformed_part_is_refused_whole(one: Night, spoil: Any) -> None:
-    lease = one.granted()["lease"]
-    part = {"protocol": 1, "lease": lease, "part": 1, "records": [finished(one.planned[0].id)]}
-    envelope = sign(one.key, BUNDLE_TYPE, canonical_json(spoil(part)))
-
-    with pytest.raises(ProtocolError):
-        admit(one.ledger, envelope, one.key.public, seat=one.seat)
-
-    assert one.attempts() == []
-    assert one.states() == {one.planned[0].id: "open"}
-
-
 @pytest.mark.parametrize("change", [update(attempts).values(outcome="passed"), delete(attempts), delete(events)])
 def test_facts_cannot_be_changed_with_sql(one: Night, change: Any) -> None:
     lease = one.granted()["lease"]
@@ -199,3 +180,97 @@ def test_the_raw_signed_bundle_is_kept(one: Night) -> None:
         digest = connection.scalar(select(bundles.c.digest))
 
     assert one.ledger.store.has(str(digest))
+
+
+def test_a_unit_that_two_parts_tell_of_is_refused_in_the_second_and_leaves_nothing(one: Night) -> None:
+    lease = one.granted()["lease"]
+    one.deliver(lease, 1, [finished(one.planned[0].id)])
+    stored = files(one)
+
+    with pytest.raises(ProtocolError, match="another part told of"):
+        one.deliver(lease, 2, [finished(one.planned[0].id)])
+
+    assert not one.deliver(lease, 1, [finished(one.planned[0].id)]).fresh
+    assert (len(one.attempts()), files(one)) == (1, stored)
+
+
+@pytest.mark.parametrize("lease", ["l-unknown", ""])
+def test_a_part_of_no_lease_is_refused_before_it_is_stored(one: Night, lease: str) -> None:
+    one.granted()
+
+    with pytest.raises(ProtocolError):
+        one.deliver(lease, 1, [])
+
+    assert files(one) == []
+
+
+def test_one_part_from_four_sides_at_once_is_fresh_for_one_of_them(one: Night) -> None:
+    lease = one.granted()["lease"]
+    part = {"protocol": 1, "lease": lease, "part": 1, "records": [finished(one.planned[0].id)]}
+    envelope = sign(one.key, BUNDLE_TYPE, canonical_json(part))
+    together = threading.Barrier(4)
+
+    def deliver(_: int) -> bool:
+        together.wait(30)
+        return admit(one.ledger, envelope, one.key.public, seat=None).fresh
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(deliver, range(4))) == [False, False, False, True]
+    assert len(one.attempts()) == 1
+
+
+def files(night: Night) -> list[str]:
+    """What the store holds."""
+    return sorted(path.name for path in night.ledger.store.root.rglob("*") if path.is_file())
+
+
+# -- units whose tests are planned ---------------------------------------------------------------------------------
+
+
+def told(unit_id: str, *results: dict[str, Any], alone: list[tuple[str, dict[str, Any]]] | None = None) -> Any:
+    """A record with these results in company, and then the tries alone: (test, result)."""
+    record = finished(unit_id, attempts=1 + len(alone or []))
+    record["attempts"][0]["results"] = list(results)
+    for attempt, (test, result) in zip(record["attempts"][1:], alone or [], strict=True):
+        attempt.update(mode="alone", test=test, results=[result])
+    return record
+
+
+def case(name: str, outcome: str = "passed", *, file: str = "test_api", cls: str = "A") -> dict[str, Any]:
+    return {"file": file, "cls": cls, "name": name, "outcome": outcome, "seconds": 0.1}
+
+
+@pytest.fixture
+def planned(ledger: Ledger, key: Key) -> tuple[Night, str, str]:
+    """A night of one unit that plans A.x (a gtest) and test_y.py::C::y[a::b], its lease, and the unit's id."""
+    night = open_night(ledger, key, [unit(1, tests=("A.x", "test_y.py::C::y[a::b]"))])
+    return night, night.granted()["lease"], night.planned[0].id
+
+
+def test_results_of_planned_tests_are_admitted_however_the_plan_spells_them(planned: tuple[Night, str, str]) -> None:
+    night, lease, unit_id = planned
+    tests = [case("x", "failed"), case("y[a::b]", "failed", file="test_y.py", cls="C")]
+
+    night.deliver(lease, 1, [told(unit_id, *tests, alone=[("A.x", tests[0]), ("test_y.py::C::y[a::b]", tests[1])])])
+
+    assert len(night.attempts()) == 3
+
+
+STRANGE: list[Callable[[str], Any]] = [
+    lambda unit_id: told(unit_id, case("x"), case("z")),
+    lambda unit_id: told(unit_id, case("x", cls="B")),
+    lambda unit_id: told(unit_id, case("x"), alone=[("A.z", case("z"))]),
+    lambda unit_id: told(unit_id, case("x"), alone=[("A.x", case("y[a::b]", file="test_y.py", cls="C"))]),
+]
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+def test_a_unit_cannot_speak_for_tests_that_it_does_not_plan(
+    planned: tuple[Night, str, str], strange: Callable[[str], Any]
+) -> None:
+    night, lease, unit_id = planned
+
+    with pytest.raises(ProtocolError, match="plan|tried alone"):
+        night.deliver(lease, 1, [strange(unit_id)])
+
+    assert (night.attempts(), files(night)) == ([], [])

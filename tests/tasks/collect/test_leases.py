@@ -5,12 +5,17 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import select, update
 
 from blocks.errors import ProtocolError
-from blocks.ledger import Ledger
+from blocks.ledger import Ledger, now
+from blocks.ledger.schema import leases, runs, units
 from blocks.signing import Key
 from tasks.collect.grant import batch
 from tasks.collect.leases import end_unfinished, expire, renew
+from tests.ledger_fixtures import database_url as database_url
+from tests.ledger_fixtures import ledger as ledger
+from tests.postgres import postgres as postgres
 from tests.tasks.collect.conftest import Night, finished, open_night, unit
 
 
@@ -59,11 +64,6 @@ def test_a_renewed_lease_does_not_expire(night: Night) -> None:
     night.overdue(lease)
     with night.ledger.write() as connection:
         # The clock is the database's: moving the deadline forward again is what a renewal in time amounts to.
-        from sqlalchemy import update
-
-        from blocks.ledger import now
-        from blocks.ledger.schema import leases
-
         connection.execute(update(leases).where(leases.c.id == lease).values(deadline=now() + 1))
         renew(connection, lease)
         assert expire(connection) == []
@@ -120,6 +120,28 @@ def test_a_unit_in_hand_when_two_leases_died_is_tried_alone_and_then_lost(ledger
     night.give_back(alone["lease"], died=True, in_hand=poison.id)
 
     assert night.states() == {poison.id: "lost", good.id: "open"}
+
+
+def test_units_of_a_machine_that_has_gone_come_back_to_the_others(ledger: Ledger, key: Key) -> None:
+    night = open_night(ledger, key, [unit(1)], machines_=("m1", "m2"))
+    gone = night.granted("m1")
+    assert night.ask("m2")["dry"] is False
+    night.overdue(gone["lease"])
+
+    assert night.ask("m2") == {"seconds": 0.0, "dry": False}
+    assert [u["id"] for u in night.granted("m2")["units"]] == [night.planned[0].id]
+
+
+def test_an_outage_of_the_driver_is_no_unit_s_death(ledger: Ledger, key: Key) -> None:
+    night = open_night(ledger, key, [unit(1)], slots=1)
+    for heartbeat_age, deaths in ((600, 0), (0, 1)):
+        lease = night.granted()["lease"]
+        night.overdue(lease)
+        with ledger.write() as connection:
+            connection.execute(update(runs).values(heartbeat=now() - heartbeat_age))
+            expire(connection)
+        with ledger.read() as connection:
+            assert connection.scalar(select(units.c.deaths)) == deaths
 
 
 def test_a_lease_that_ends_twice_gives_back_once(night: Night) -> None:

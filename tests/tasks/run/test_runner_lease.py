@@ -126,6 +126,15 @@ def test_no_unit_starts_after_the_deadline_and_what_was_not_started_is_named(
     assert ran + last["not_started"] == [one["unit"] for one in units]
 
 
+@pytest.mark.parametrize("seconds", [0, -5.5])
+def test_a_lease_that_comes_too_late_starts_nothing(wire: Wire, tmp_path: Path, seconds: float) -> None:
+    one = unit("u", "command", {"argv": ["/bin/touch", str(tmp_path / "started")]})
+    wire.ok("start", order=order_of(one, deadline_seconds=seconds, sandbox="none"))
+    records, last = wire.collect_all("lease-1")
+    assert (records, last["reason"], last["not_started"]) == ([], "deadline", ["u"])
+    assert not (tmp_path / "started").exists()
+
+
 def test_stop_ends_the_unit_in_hand_within_seconds(wire: Wire, fake_gtest: Any, fake_build: Path) -> None:
     units = [
         fake_gtest({"A.One": ""}, name="quick"),
@@ -186,6 +195,56 @@ def test_a_unit_that_kills_its_runner_loses_only_itself(wire: Wire, fake_gtest: 
     assert (last["in_hand"], last["not_started"]) == ("u-killer", ["u-after"])
 
 
+def shell(number: str, script: str) -> dict[str, Any]:
+    return unit(number, "command", {"argv": ["/bin/sh", "-c", script]})
+
+
+GONE = 'rm -rf "$PWD/../.."'
+
+
+def test_a_unit_that_removes_its_lease_loses_no_unit_that_finishes_afterwards(wire: Wire, runner_root: Path) -> None:
+    units = [shell("u-remover", GONE), shell("u-after", "sleep 0.5"), shell("u-again", GONE), shell("u-last", "true")]
+    started = wire.ok("start", order=order_of(*units, sandbox="none", retry_alone=0))
+    line = wait_for(wire, lambda line: line["in_hand"] == "u-after")
+    assert (line["run"], line["pid"], line["alive"], line["spooled"]) == ("run-1", started["pid"], True, 1)
+    part = wire.ok("collect", lease="lease-1", acked=0)["part"]
+    assert [record["unit"] for record in part["records"]] == ["u-remover"]
+    records, last = wire.collect_all("lease-1", acked=part["part"])
+    assert [record["unit"] for record in records if record["unit"] != "u-after"] == ["u-again", "u-last"]
+    assert (last["reason"], last["not_started"]) == ("finished", [])
+    wire.ok("forget", lease="lease-1")
+    assert list((runner_root / "leases").iterdir()) == []
+
+
+def test_no_part_number_has_two_contents_though_its_lease_was_removed(wires: Any, tmp_path: Path) -> None:
+    """Of three records two were given out, and one of those parts was acknowledged; then all of that is gone."""
+    wire, go = wires(), [tmp_path / f"go{n}" for n in range(3)]
+    waits = [shell(f"u{n}", f"until [ -e {path} ]; do sleep 0.02; done") for n, path in enumerate(go)]
+    units = [*waits, shell("u-remover", f"sleep 0.5; {GONE}"), shell("u-last", "true")]
+    wire.ok("start", order=order_of(*units, sandbox="none"))
+    given = []
+    for n in range(2):
+        go[n].touch()
+        wait_for(wire, lambda line, n=n: line["spooled"] == n + 1)
+        given.append(wire.ok("collect", lease="lease-1", acked=n)["part"])
+    go[2].touch()
+    wait_for(wire, lambda line: line["done"])
+    for acked in (0, 1, 2):  # Whatever a driver, dead meanwhile or not, remembers.
+        part = wires().ok("collect", lease="lease-1", acked=acked)["part"]
+        assert part["part"] > 2
+        assert [record["unit"] for record in part["records"]] == ["u-remover", "u-last"]
+    assert [part["part"] for part in given] == [1, 2]
+    assert wire.ok("collect", lease="lease-1", acked=part["part"])["part"] is None
+    assert not wire.ask("collect", lease="lease-1", acked=2)["ok"]
+
+
+def test_status_reads_no_orders(wire: Wire, runner_root: Path) -> None:
+    """It is asked many times a second, and an order names each test of each of its units."""
+    wire.run(order_of(shell("u", "true"), sandbox="none"))
+    (runner_root / "leases" / "lease-1" / "order.json").write_text("no JSON")
+    assert wire.ok("status")["runners"][0]["run"] == "run-1"
+
+
 def test_in_the_sandbox_a_unit_cannot_reach_its_runner(
     wire: Wire, fake_gtest: Any, fake_build: Path, sandboxed: str
 ) -> None:
@@ -206,6 +265,7 @@ def test_a_lease_is_forgotten_only_when_its_runner_is_gone(
     wire.ok("forget", lease="lease-1")
     assert list((runner_root / "leases").iterdir()) == []
     assert not wire.ask("collect", lease="lease-1", acked=0)["ok"]
+    wire.ok("forget", lease="lease-1")  # As who died before the answer came would ask again.
 
 
 def test_a_lease_keeps_no_work_folders(wire: Wire, fake_gtest: Any, fake_build: Path, runner_root: Path) -> None:
