@@ -50,7 +50,7 @@ def _conclude(
     # A damaged bundle does not keep the run open: its rows are missing, and the judgement says so.
     with contextlib.suppress(TrustError):
         cut_segments(ledger, run=seat.run, everything=True)
-    judgement = judge_run(ledger, seat.run, catalog.quarantine, datetime.datetime.now(datetime.UTC).date())
+    judgement = judge_run(ledger, seat.run, catalog.quarantine, datetime.datetime.now(datetime.UTC).date(), seat=seat)
     exit_code, sentence = judgement.exit_code, judgement.sentence
     if state == "cancelled":
         units = run_summary(ledger, seat.run)["units"]

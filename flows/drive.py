@@ -285,6 +285,7 @@ def _agent(driven: Driven, made_ready: Any) -> Agent:
 
 def _show(driven: Driven, plan: Plan) -> None:
     watch = driven.watch
+    # Only this much of the plan stays in memory: it may have a hundred thousand units.
     watch.estimates = {unit.id: unit.estimate_seconds for unit in plan.units}
     watch.planned, watch.planned_seconds = len(plan.units), sum(watch.estimates.values())
     watch.agents = driven.agents

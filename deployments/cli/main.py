@@ -22,7 +22,7 @@ app = App(
     version_flags=["--version"],
 )
 
-LEAVE_SECONDS = 4.0
+LEAVE_SECONDS = 2.0
 
 Several = Annotated[tuple[str, ...], Parameter(negative="")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for programs.")]

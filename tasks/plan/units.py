@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from blocks.accelerators.registry import accelerator, for_slot
@@ -58,7 +58,7 @@ class Part:
             environment=self.cell.environment,
             name=name,
             kind=self.suite.kind,
-            spec={**spec, **more},
+            spec={**spec, **more} if more else spec,
             tests=tuple(tests),
             cpus=self.suite.cpus,
             devices=self.devices,
@@ -159,4 +159,4 @@ def _sharded(unit: Unit, shard: int, shards: int) -> Unit:
     spec = {**unit.spec, "argv": [filled(word) for word in unit.spec["argv"]]}
     if "env" in spec:
         spec["env"] = {key: filled(value) for key, value in spec["env"].items()}
-    return Unit(**{**vars(unit), "spec": spec})
+    return replace(unit, spec=spec)

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 from . import company
 from .company import Finding, Launch, Progress
 from .process import Ended, open_pipe
-from .records import Json, result
+from .records import SEVERITY, Json, result
 from .workplace import Place
 
 PLUGIN = "commonfleet_stream"
@@ -168,14 +168,20 @@ def _take(event: Event, progress: Progress, uncollected: List[Event], ends: List
         progress.add([str(name) for name in event["ids"]])
         progress.open = False  # From here on the plan is known, also to the process after a crash.
     elif what == "not_collected":
-        uncollected.append({key: str(event[key]) for key in ("id", "outcome", "message")})
+        said = {key: str(event[key]) for key in ("id", "message")}
+        uncollected.append({**said, "outcome": _known(event["outcome"])})
     elif what == "start":
         progress.started(str(event["id"]))
     elif what == "finish":
         seconds = float(event["seconds"])
-        progress.finished(str(event["id"]), Finding(str(event["outcome"]), seconds, str(event["message"])))
+        progress.finished(str(event["id"]), Finding(_known(event["outcome"]), seconds, str(event["message"])))
     elif what == "end":
         ends.append(event)
+
+
+def _known(outcome: Any) -> str:
+    """A test can write to the plugin's stream, too: a word that is no outcome is an error, not a result."""
+    return str(outcome) if outcome in SEVERITY else "error"
 
 
 def _settle_uncollected(progress: Progress, uncollected: Sequence[Event]) -> None:

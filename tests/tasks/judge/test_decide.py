@@ -165,3 +165,14 @@ def test_new_failures_are_named():
 )
 def test_what_is_not_accounted_for_is_said_and_is_no_success(accounts: Accounts, sentence: str):
     assert conclude([], accounts) == (1, sentence)
+
+
+def test_a_pass_alone_in_one_unit_does_not_hide_a_failure_in_another():
+    def of(unit: str, *outcomes: tuple[str, str]) -> list[Sighting]:
+        return [Sighting(f"{unit}{n}", mode, outcome, True, n, "", unit) for n, (mode, outcome) in enumerate(outcomes)]
+
+    broken = of("u-1", ("company", "failed"), ("alone", "failed"))
+    flattering = of("u-2", ("company", "passed"), ("company", "passed"), ("alone", "passed"))
+    for sightings in (broken + flattering, flattering + broken, broken[:1] + flattering):
+        verdict = only(Seen("cpu", "libtorch", "test_api::A.x", tuple(sightings)))
+        assert (verdict.standing, verdict.outcome, verdict.gates) == ("new", "failed", True)

@@ -12,10 +12,11 @@ from sqlalchemy import func, select
 
 from blocks.canonical import digest_json
 from blocks.catalog.models import Quarantined
-from blocks.errors import LedgerError
+from blocks.errors import LedgerError, StaleDriver, TrustError
 from blocks.ledger import Ledger
 from blocks.ledger.query import run_query
 from blocks.ledger.schema import events, verdicts
+from tasks.collect.driver import Seat
 from tasks.collect.segments import cut_segments
 from tasks.judge.judge import Judgement, judge_run
 from tests.ledger_rows import BASE_TIME, Case, MadeUnit, add_part, made_unit, make_run, supersede
@@ -205,3 +206,87 @@ def test_a_cancelled_run_says_so(ledger: Ledger):
 def test_an_unknown_run_is_no_run_to_judge(ledger: Ledger):
     with pytest.raises(LedgerError, match="no run 'r-9'"):
         judge(ledger, "r-9")
+
+
+def test_another_units_pass_alone_does_not_turn_a_failure_green(ledger: Ledger):
+    first = made_unit("one", [Case("test_a", "failed", alone="failed")], kind="pytest")
+    second = made_unit("two", [Case("test_a", "failed", alone="passed")], kind="pytest")
+    object.__setattr__(second, "file", first.file)  # the same test, by its name
+    make_run(ledger, [first, second], run="r-1")
+    assert [v.test for v in judge(ledger, "r-1").new_broken] == ["one.py::test_a"]
+
+
+# -- the run before ------------------------------------------------------------------------------------------------
+
+
+def nights(ledger: Ledger, *units: list[MadeUnit]) -> Judgement:
+    """Complete runs, a day apart; the last one is judged."""
+    for number, planned in enumerate(units):
+        make_run(ledger, planned, run=f"r-{number}", created=BASE_TIME + number * DAY)
+    return judge(ledger, f"r-{len(units) - 1}")
+
+
+BROKEN = Case("A.x", "failed", alone="failed")
+
+
+def test_a_run_of_some_tests_only_does_not_make_an_old_failure_new(ledger: Ledger):
+    judged = nights(ledger, [api(BROKEN)], [made_unit("other", [Case("B.y")])], [api(BROKEN)])
+    assert (judged.exit_code, [v.test for v in judged.known]) == (0, ["test_api::A.x"])
+    (verdict,) = judged.known
+    assert (verdict.evidence["previous_run"], verdict.evidence["previous_outcome"]) == ("r-0", "failed")
+
+
+def test_the_newest_run_in_which_the_test_has_an_outcome_decides(ledger: Ledger):
+    judged = nights(ledger, [api(BROKEN)], [api(Case("A.x"))], [made_unit("other", [Case("B.y")])], [api(BROKEN)])
+    assert [v.evidence["previous_run"] for v in judged.new_broken] == ["r-1"]
+
+
+def test_what_failed_longer_ago_than_twenty_complete_runs_is_new_again(ledger: Ledger):
+    other = [made_unit("other", [Case("B.y")])]
+    for number in range(20):
+        make_run(ledger, other, run=f"between-{number}", created=BASE_TIME + 100 + number)
+    make_run(ledger, [api(BROKEN)], run="old", created=BASE_TIME)
+    make_run(ledger, [api(BROKEN)], run="now", created=BASE_TIME + DAY)
+    assert [v.test for v in judge(ledger, "now").new_broken] == ["test_api::A.x"]
+    make_run(ledger, [api(BROKEN)], run="nearer", created=BASE_TIME + 101)
+    assert [v.evidence["previous_run"] for v in judge(ledger, "now").known] == ["nearer"]
+
+
+def test_of_two_outcomes_in_the_run_before_the_worse_one_counts(ledger: Ledger):
+    twin = made_unit("twin", [Case("A.x")])
+    object.__setattr__(twin, "file", "test_api")
+    judged = nights(ledger, [api(BROKEN), twin], [api(BROKEN)])
+    assert [v.evidence["previous_outcome"] for v in judged.known] == ["failed"]
+
+
+def test_a_unit_that_ran_since_it_was_last_lost_is_newly_lost(ledger: Ledger):
+    lost = api(Case("A.x"), terminal="lost", reason="poison: three leases died", delivered=False)
+    assert [v.test for v in nights(ledger, [lost], [lost]).known] == ["test_api::*"]
+    make_run(ledger, [api(Case("A.x"))], run="fine", created=BASE_TIME + 2 * DAY)
+    make_run(ledger, [lost], run="again", created=BASE_TIME + 3 * DAY)
+    assert [v.evidence["previous_run"] for v in judge(ledger, "again").new_broken] == ["fine"]
+
+
+# -- the driver, and a store that lost something -------------------------------------------------------------------
+
+
+def test_a_driver_that_lost_its_seat_writes_no_verdict(ledger: Ledger):
+    make_run(ledger, [api(BROKEN)], run="r-1")
+    with pytest.raises(StaleDriver):
+        judge_run(ledger, "r-1", (), TODAY, seat=Seat("r-1", "host:1:1", epoch=0))
+    assert rows(ledger, "r-1") == []
+    assert judge_run(ledger, "r-1", (), TODAY, seat=Seat("r-1", "host:1:1", epoch=1)).written == 1
+
+
+@pytest.mark.parametrize("damage", ["lost", "other content", "empty"])
+def test_a_bundle_lost_or_damaged_is_told_and_the_run_is_judged_all_the_same(ledger: Ledger, damage: str):
+    units = [made_unit("a", [BROKEN]), made_unit("b", [Case("B.x")])]
+    made = make_run(ledger, units, run="r-1", units_per_lease=1)
+    path = ledger.store.path(made.bundles[1])
+    path.unlink() if damage == "lost" else path.write_bytes(b"" if damage == "empty" else b"\x1f\x8b\x08 something")
+    with pytest.raises(TrustError):
+        cut_segments(ledger, everything=True)
+    judged = judge(ledger, "r-1")
+    assert judged.exit_code == 1
+    assert judged.sentence.startswith("1 test newly broke (a::A.x), 1 planned test of units that ran have no result")
+    assert "1 bundle in the store cannot be trusted any more" in judged.sentence

@@ -16,7 +16,7 @@ from tests.tasks.run.conftest import Wire, order_of, unit
 PROGRAM = ("/bin/false",)
 
 
-def order(lease: str, **fields: Any) -> dict[str, Any]:
+def order(lease: str, **fields: Any) -> Any:
     return order_of(unit("u", "command", {"argv": ["/bin/true"]}), lease=lease, sandbox="none", **fields)
 
 
@@ -78,7 +78,7 @@ def test_after_a_claim_is_answered_no_older_order_is_written(tmp_path: Path, mon
         real(folder, body)
         written.set()
 
-    monkeypatch.setattr(leases.spool, "write_order", slowly)
+    monkeypatch.setattr(spool, "write_order", slowly)
 
     def start() -> None:
         with pytest.raises(leases.LeaseError, match="did not start"):  # There is no runner here, only its order.

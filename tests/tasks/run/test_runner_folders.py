@@ -85,7 +85,7 @@ def test_two_processes_that_cut_a_part_at_the_same_time_give_the_same(
     real, first, given = parts._path, threading.Event(), []
 
     def slow_to_write(lease: str, part: int) -> str:
-        if threading.current_thread().name == "first" and len(parts.spool.numbers(str(folder / "spool"))) == 1:
+        if threading.current_thread().name == "first" and len(spool.numbers(str(folder / "spool"))) == 1:
             if (folder / "cutting").exists():
                 first.set()
                 time.sleep(0.4)
