@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from pathlib import Path
 
+from blocks.errors import CatalogError
 from blocks.home import open_home
 from blocks.ledger import Ledger
 from blocks.ledger.query import run_query
@@ -76,6 +78,25 @@ def cancel_run(run: str) -> int:
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(resume(run, home=home))
     print(f"Run {run} had no driver: its machines are stopped and every unit has a terminal state.")
+    return 0
+
+
+def print_imported_matrix(file: Path, job: str) -> int:
+    """`commonfleet import-matrix`: the entries on standard output, what people should know on standard error."""
+    import yaml
+
+    from blocks.catalog.test_matrix import import_test_matrix
+
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CatalogError(f"{file} cannot be read: {error}.", do="Name a file that holds the matrix.") from error
+    imported = import_test_matrix(text, job=job)
+    print(yaml.safe_dump(imported["catalog"], sort_keys=False), end="")
+    for note in imported["notes"]:
+        print(f"note: {note}", file=sys.stderr)
+    for kept in imported["kept"]:
+        print(f"kept aside: {kept['config']} shard {kept['shard']}: {kept['keys']}", file=sys.stderr)
     return 0
 
 

@@ -164,6 +164,22 @@ def doctor(*, json: Json = False) -> int:
 
 
 @app.command
+def import_matrix(file: Path, *, job: str) -> int:
+    """Turn a PyTorch test-matrix (JSON) into catalog entries, printed as YAML.
+
+    Parameters
+    ----------
+    file
+        The matrix: `{include: [{config, shard, num_shards, runner, ...}]}`.
+    job
+        Whose matrix it is: PyTorch's build environment, such as linux-jammy-py3.10-gcc11.
+    """
+    from deployments.cli.looking import print_imported_matrix
+
+    return print_imported_matrix(file, job)
+
+
+@app.command
 def schema() -> int:
     """Print the catalog's JSON Schema, for editors."""
     from deployments.cli.looking import print_schema

@@ -15,13 +15,16 @@ from blocks.errors import CommonfleetError, NothingToTake, StaleDriver
 from blocks.home import Home, open_home
 
 PERIOD_SECONDS = 10.0
+TIDY_SECONDS = 3600.0
 
 
 async def watch_over(home: Home) -> None:
     """Look every ten seconds, for ever. What was resumed goes on beside the looking, each run on its own."""
     from flows.drive import stalled
+    from flows.tidy import tidy
 
     in_hand: dict[str, asyncio.Task[None]] = {}
+    tidied = -TIDY_SECONDS
     try:
         while True:
             in_hand = {run: task for run, task in in_hand.items() if not task.done()}
@@ -29,6 +32,9 @@ async def watch_over(home: Home) -> None:
                 for run in stalled(home):
                     if run not in in_hand:
                         in_hand[run] = asyncio.create_task(resumed(home, run))
+                if time.monotonic() - tidied >= TIDY_SECONDS:
+                    tidied = time.monotonic()
+                    await asyncio.to_thread(tidy, home)
             except CommonfleetError as error:
                 tell(str(error))
             await asyncio.sleep(PERIOD_SECONDS)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.small import asked, commonfleet, small_catalog, surroundings
 
@@ -162,3 +163,19 @@ def test_doctor_finds_nothing_in_the_way_and_prints_json(night: Any) -> None:
 
     assert {finding["name"] for finding in found} >= {"packages", "compiler", "sandbox", "ledger"}
     assert {finding["name"]: finding["level"] for finding in found}["packages"] == "good"
+
+
+def test_a_pytorch_test_matrix_becomes_catalog_entries(tmp_path: Path) -> None:
+    matrix = tmp_path / "matrix.json"
+    rows = [{"config": "default", "shard": n, "num_shards": 2, "runner": "linux.2xlarge"} for n in (1, 2)]
+    matrix.write_text(json.dumps({"include": rows}))
+    env = surroundings(tmp_path, tmp_path)
+
+    done = commonfleet("import-matrix", str(matrix), "--job", "linux-jammy-py3.10-gcc11", env=env)
+    refused = commonfleet("import-matrix", str(tmp_path / "nothing"), "--job", "x", env=env)
+
+    assert done.returncode == 0, done.stderr
+    (profile,) = yaml.safe_load(done.stdout)["profiles"].values()
+    assert [cell["shards"] for cell in profile["matrix"]] == [2]
+    assert refused.returncode == 2
+    assert "cannot be read" in refused.stderr
