@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import multiprocessing
+import signal
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from blocks.catalog.models import Catalog
+from blocks.catalog.models import Catalog, Quarantined
 from blocks.errors import TrustError
 from blocks.home import Home
-from blocks.ledger import Ledger
+from blocks.ledger import Ledger, open_ledger
+from blocks.store import Store
 from tasks.collect.driver import Seat, close_run, fence
 from tasks.collect.leases import end_unfinished
 from tasks.collect.segments import cut_segments
@@ -37,12 +42,38 @@ class Conclusion:
 async def conclude(
     home: Home, ledger: Ledger, seat: Seat, catalog: Catalog, state: Literal["complete", "cancelled"]
 ) -> Conclusion:
-    """Close the run. Everything here may be repeated by the next driver if this one dies in between."""
-    return await asyncio.to_thread(_conclude, home, ledger, seat, catalog, state)
+    """Close the run. Everything here may be repeated by the next driver if this one dies in between.
+
+    In a process of its own: to judge and to tell of a hundred thousand units takes memory that a driver, which may
+    live for as long as its installation, would never give back.
+    """
+    url = ledger.engine.url.render_as_string(hide_password=False)
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_deaf_to_ctrl_c)
+    try:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(pool, _conclude, home, url, seat, catalog.quarantine, state)
+    finally:
+        pool.shutdown(wait=False)
+
+
+def _deaf_to_ctrl_c() -> None:
+    """Ctrl-C reaches every process of a terminal; that it comes too late for a run is for the driver to say."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _conclude(
-    home: Home, ledger: Ledger, seat: Seat, catalog: Catalog, state: Literal["complete", "cancelled"]
+    home: Home, url: str, seat: Seat, quarantine: Sequence[Quarantined], state: Literal["complete", "cancelled"]
+) -> Conclusion:
+    ledger = open_ledger(url, home.results, Store(home.store))
+    try:
+        return _closed(home, ledger, seat, quarantine, state)
+    finally:
+        ledger.close()
+
+
+def _closed(
+    home: Home, ledger: Ledger, seat: Seat, quarantine: Sequence[Quarantined], state: Literal["complete", "cancelled"]
 ) -> Conclusion:
     with ledger.write() as connection:
         fence(connection, seat)
@@ -50,7 +81,7 @@ def _conclude(
     # A damaged bundle does not keep the run open: its rows are missing, and the judgement says so.
     with contextlib.suppress(TrustError):
         cut_segments(ledger, run=seat.run, everything=True)
-    judgement = judge_run(ledger, seat.run, catalog.quarantine, datetime.datetime.now(datetime.UTC).date(), seat=seat)
+    judgement = judge_run(ledger, seat.run, quarantine, datetime.datetime.now(datetime.UTC).date(), seat=seat)
     exit_code, sentence = judgement.exit_code, judgement.sentence
     if state == "cancelled":
         units = run_summary(ledger, seat.run)["units"]
