@@ -78,7 +78,7 @@ class Ledger:
                         kept="Nothing was changed.",
                         do="Look for a process that is stopped (`ps -eo pid,stat,cmd`), then try again.",
                     )
-                time.sleep(random.uniform(0.0003, 0.0015))
+                time.sleep(random.uniform(0.001, 0.004))
             yield
 
     def close(self) -> None:
@@ -156,6 +156,7 @@ def _tune_sqlite(connection: object, _: object) -> None:
     cursor.execute("PRAGMA synchronous = " + os.environ.get("COMMONFLEET_SQLITE_SYNCHRONOUS", "NORMAL"))
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.execute("PRAGMA cache_size = -16000")
+    cursor.execute("PRAGMA mmap_size = 268435456")
     cursor.close()
 
 

@@ -22,7 +22,7 @@ from blocks.ledger import now, record
 from blocks.ledger.schema import lease_units, leases, machines, plan_units, runs, units
 from tasks.collect.leases import LEASE_SECONDS, expire
 
-FIRST_LOOK, WINDOW = 100, 1000
+FIRST_LOOK, WINDOW = 32, 1000
 """How many queued units one grant looks at: a few where they are worth enough work, never more than the window, so
 that its cost does not grow with the plan."""
 
