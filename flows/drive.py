@@ -183,7 +183,13 @@ async def resume_stalled(home: Home, leave: Callable[[], bool] = never) -> list[
 async def _to_the_end(driven: Driven) -> Conclusion:
     try:
         async with contextlib.AsyncExitStack() as stack:
-            machines = [await stack.enter_async_context(_taken(driven, pool)) for pool in driven.want.pools]
+            taking = asyncio.ensure_future(_all_taken(driven, stack))
+            try:
+                machines = await asyncio.shield(taking)
+            except asyncio.CancelledError:
+                # A machine may work for this run since before our time: it is reached first, and then stopped.
+                await asyncio.shield(_stopped(driven, await taking))
+                raise
             await _worked_off(driven, machines)
     except asyncio.CancelledError:
         if not _stays_open(driven):
@@ -196,6 +202,10 @@ async def _to_the_end(driven: Driven) -> Conclusion:
     except asyncio.CancelledError:
         # Everything has run: what came too late to stop it does not undo it.
         return await closing
+
+
+async def _all_taken(driven: Driven, stack: contextlib.AsyncExitStack) -> list[Held]:
+    return [await stack.enter_async_context(_taken(driven, pool)) for pool in driven.want.pools]
 
 
 async def _worked_off(driven: Driven, machines: list[Held]) -> None:

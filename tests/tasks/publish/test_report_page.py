@@ -20,7 +20,7 @@ from tests.ledger_rows import Case, made_unit, make_run, open_made
 from tests.tasks.publish.chromium import ask, dump, needs_chromium
 from tests.tasks.publish.told_run import Judged, Told, attempt, case, gtest_argv, metric, tell
 
-HOSTILE = '</script><img src=x onerror="top.hacked=1"><script>top.hacked=1</script>\x00\x1b[31m\u202e\'"&{{7*7}}'
+HOSTILE = '</script><img src=x onerror="top.hacked=1"><script>top.hacked=1</script>\x1b[31m\u202e\'"&{{7*7}}'
 SECTIONS = ("failures", "planned", "timeline", "slowest", "attempts", "machines", "ledger")
 _OPEN = 'for (const one of view.document.querySelectorAll("details")) one.open = true;'
 LONG = "averyveryverylongnamewithoutanyplacetobreakit" * 6

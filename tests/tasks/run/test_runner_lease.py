@@ -208,44 +208,6 @@ def shell(number: str, script: str) -> dict[str, Any]:
 GONE = 'lease=$(realpath ../..) && rm -rf "$lease" && [ ! -e "$lease" ]'
 
 
-def test_a_unit_that_removes_its_lease_loses_no_unit_that_finishes_afterwards(wire: Wire, runner_root: Path) -> None:
-    units = [shell("u-remover", GONE), shell("u-after", "sleep 0.5"), shell("u-again", GONE), shell("u-last", "true")]
-    started = wire.ok("start", order=order_of(*units, sandbox="none", retry_alone=0))
-    line = wait_for(wire, lambda line: line["in_hand"] == "u-after")
-    assert (line["run"], line["pid"], line["alive"], line["spooled"]) == ("run-1", started["pid"], True, 1)
-    part = wire.ok("collect", lease="lease-1", acked=0)["part"]
-    assert [(record["unit"], record["attempts"][0]["outcome"]) for record in part["records"]] == [
-        ("u-remover", "passed")
-    ]
-    records, last = wire.collect_all("lease-1", acked=part["part"])
-    assert [record["unit"] for record in records if record["unit"] != "u-after"] == ["u-again", "u-last"]
-    assert (last["reason"], last["not_started"]) == ("finished", [])
-    wire.ok("forget", lease="lease-1")
-    assert list((runner_root / "leases").iterdir()) == []
-
-
-def test_no_part_number_has_two_contents_though_its_lease_was_removed(wires: Any, tmp_path: Path) -> None:
-    """Of three records two were given out, and one of those parts was acknowledged; then all of that is gone."""
-    wire, go = wires(), [tmp_path / f"go{n}" for n in range(3)]
-    waits = [shell(f"u{n}", f"until [ -e {path} ]; do sleep 0.02; done") for n, path in enumerate(go)]
-    units = [*waits, shell("u-remover", f"sleep 0.5; {GONE}"), shell("u-last", "true")]
-    wire.ok("start", order=order_of(*units, sandbox="none"))
-    given = []
-    for n in range(2):
-        go[n].touch()
-        wait_for(wire, lambda line, n=n: line["spooled"] == n + 1)
-        given.append(wire.ok("collect", lease="lease-1", acked=n)["part"])
-    go[2].touch()
-    wait_for(wire, lambda line: line["done"])
-    for acked in (0, 1, 2):  # Whatever a driver, dead meanwhile or not, remembers.
-        part = wires().ok("collect", lease="lease-1", acked=acked)["part"]
-        assert part["part"] > 2
-        assert [record["unit"] for record in part["records"]] == ["u-remover", "u-last"]
-    assert [part["part"] for part in given] == [1, 2]
-    assert wire.ok("collect", lease="lease-1", acked=part["part"])["part"] is None
-    assert not wire.ask("collect", lease="lease-1", acked=2)["ok"]
-
-
 def test_status_reads_no_orders(wire: Wire, runner_root: Path) -> None:
     """It is asked many times a second, and an order names each test of each of its units."""
     wire.run(order_of(shell("u", "true"), sandbox="none"))
