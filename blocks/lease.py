@@ -12,6 +12,8 @@ from __future__ import annotations
 from typing import Any, Literal, NotRequired, TypedDict, final
 
 PROTOCOL = 1
+NAME_CHARACTERS = 4_000
+"""Longest name of a test that a record may hold; a part with a longer one is refused."""
 
 Outcome = Literal["passed", "failed", "error", "skipped", "xfailed", "xpassed", "crashed", "timed_out"]
 OUTCOMES: tuple[Outcome, ...] = (
@@ -46,12 +48,14 @@ class Metric(TypedDict):
 
 
 class Process(TypedDict):
-    """One process of an attempt. `signal` is set when it was killed by one."""
+    """One process of an attempt. `signal` is set when it was killed by one. `env` are the variables that were asked for
+    (threads, devices, suite, environment); the paths of the machine are not among them."""
 
     argv: list[str]
     exit: int | None
     signal: int | None
     seconds: float
+    env: NotRequired[dict[str, str]]
 
 
 class AttemptRecord(TypedDict):
@@ -124,7 +128,9 @@ class Order(TypedDict):
     sandbox: Literal["auto", "bubblewrap", "none"]
     retry_alone: int  # how many failed or crashed tests of one unit are tried again alone
     output_cap_bytes: int
-    env: dict[str, str]
+    env: dict[str, str]  # a unit's own, in its spec, come on top
+    work_bytes: NotRequired[int]  # how much a unit may put on disk; by default what the runner says
+    work_files: NotRequired[int]
 
 
 @final

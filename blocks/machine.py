@@ -1,4 +1,4 @@
-"""One host held for us: its states, and the only allowed ways from one to the next.
+"""One host held for us: the states of its submission, and the only allowed ways from one to the next.
 
     planned -> submitting -> accepted -> booting -> ready <-> leased -> releasing -> released
 

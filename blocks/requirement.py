@@ -142,3 +142,26 @@ def facts_from_hello(hello: Mapping[str, Any], *, level: Level = Level.L4) -> Ma
         memory_bytes=int(memory) if isinstance(memory, int | float) else None,
         level=level,
     )
+
+
+def facts_to_json(facts: MachineFacts) -> dict[str, Any]:
+    """The facts as they are written down."""
+    body = {name: getattr(facts, name) for name in MachineFacts.__dataclass_fields__}
+    return {
+        name: sorted(value) if isinstance(value, frozenset) else dict(value) if isinstance(value, Mapping) else value
+        for name, value in body.items()
+    }
+
+
+def facts_from_json(body: Mapping[str, Any]) -> MachineFacts:
+    """The facts that were written down."""
+    values: dict[str, Any] = {
+        name: frozenset(value) if isinstance(value, list) else value for name, value in body.items()
+    }
+    return MachineFacts(**{**values, "level": Level(body["level"])})
+
+
+def slots_of(machine: MachineFacts, threads: int) -> int:
+    """How many lanes of work a machine has: one for each device, or where it has none, for so many cores."""
+    devices = sum(count for kind, count in machine.devices.items() if kind != "cpu")
+    return devices or max(1, machine.cpus // threads)

@@ -7,6 +7,7 @@ most a stray temporary file, which `sweep` removes.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -17,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blocks.canonical import digest_bytes
-from blocks.errors import TrustError
+from blocks.errors import LedgerError, TrustError
 
 
 @dataclass(frozen=True)
 class Store:
-    """A local store below `root`."""
+    """A local store below `root`. Puts raise LedgerError where the disk does not take them."""
 
     root: Path
 
@@ -52,8 +53,8 @@ class Store:
     def put_file(self, source: Path) -> str:
         """Keep a copy of `source`; returns its digest. The copy is hashed as it is written."""
         hasher = hashlib.sha256()
-        with self._temporary(self.root / "incoming") as temporary:
-            with source.open("rb") as reader, temporary.open("wb") as writer:
+        with source.open("rb") as reader, self._temporary(self.root / "incoming") as temporary:
+            with temporary.open("wb") as writer:
                 while chunk := reader.read(1 << 20):
                     hasher.update(chunk)
                     writer.write(chunk)
@@ -94,14 +95,25 @@ class Store:
     @contextlib.contextmanager
     def _temporary(self, folder: Path) -> Iterator[Path]:
         """A file to write and rename; gone at the end of the block unless it was renamed (the disk may be full)."""
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".tmp-", dir=folder)
-        os.close(handle)
-        path = Path(name)
+        path: Path | None = None
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=".tmp-", dir=folder)
+            os.close(handle)
+            path = Path(name)
             yield path
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise LedgerError(
+                f"The disk is full: nothing more can be kept below {self.root}."
+                if full
+                else f"The store {self.root} cannot be written: {error.strerror or error}.",
+                kept="Everything recorded before is safe, and finished work waits in the machine's spool.",
+                do="Free some space, then `commonfleet resume RUN`." if full else "See `commonfleet doctor`.",
+            ) from error
         finally:
-            path.unlink(missing_ok=True)
+            if path is not None:
+                path.unlink(missing_ok=True)
 
 
 def free_bytes(path: Path) -> int:

@@ -11,31 +11,23 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
 from sqlalchemy import select
 
-from blocks.errors import CommonfleetError, NothingToTake, PlanError, StaleDriver
+from blocks.errors import CommonfleetError, NothingToTake, StaleDriver
 from blocks.home import Home
 from blocks.ledger import Ledger, open_ledger
 from blocks.ledger.schema import leases, runs
-from blocks.plan import Plan
 from blocks.signing import Key, load_or_make_key
 from blocks.store import Store
-from flows.conclude import Conclusion, conclude
+from flows.conclude import CLOSING, Conclusion, conclude, cut_due
+from flows.planning import PLANNING, Planning, discovery_on, write_down_plan
 from flows.request import Request, request_from_json
-from flows.stages import (
-    Desired,
-    build_all,
-    builds_of,
-    desired,
-    planned_before,
-    ready_builds,
-    ready_sources,
-    write_down_plan,
-)
+from flows.stages import Desired, build_all, builds_of, desired, ready_builds, ready_sources
+from tasks.beside import Beside, beside
 from tasks.collect.desk import LedgerDesk
 from tasks.collect.driver import (
     BEAT_SECONDS,
@@ -50,8 +42,9 @@ from tasks.collect.driver import (
     take_run,
 )
 from tasks.collect.leases import end_unfinished
-from tasks.collect.segments import cut_segments
-from tasks.provision.local import Held, take_local
+from tasks.plan.write import Planned, estimated_seconds, planned
+from tasks.provision.acquire import acquired
+from tasks.provision.held import Held
 from tasks.run.agent import Agent
 from tasks.run.prepare import ready
 from tasks.run.watch import Watch
@@ -89,6 +82,8 @@ class Driven:
     watch: Watch
     stage: Stage
     leave: Callable[[], bool]
+    other: Beside
+    """The process beside this one that cuts results and closes the run."""
     agents: list[Agent] = field(default_factory=list)
     stopping: bool = False
 
@@ -122,9 +117,10 @@ async def drive(
         seat = take_run(ledger, run) if run else open_run(ledger, flow, asdict(request))
         watch.run = seat.run
         key = load_or_make_key(home.keys / "agent.key")
-        driven = Driven(home, ledger, seat, key, want, watch, stage, leave)
-        async with _kept_warm(driven):
-            return await _to_the_end(driven)
+        async with beside(CLOSING) as other:
+            driven = Driven(home, ledger, seat, key, want, watch, stage, leave, other)
+            async with _kept_warm(driven):
+                return await _to_the_end(driven)
     finally:
         ledger.close()
 
@@ -215,7 +211,8 @@ async def _worked_off(driven: Driven, machines: list[Held]) -> None:
             raise asyncio.CancelledError  # the driver before us died while it was stopping the run
         await _ready(driven, machines)
         driven.watch.testing_since = time.monotonic()
-        cutting = asyncio.create_task(_cut_now_and_then(driven.ledger))
+        await driven.other.start()  # beside the tests, so that their end need not wait for it
+        cutting = asyncio.create_task(_cut_now_and_then(driven))
         try:
             await asyncio.gather(
                 *(
@@ -251,7 +248,7 @@ async def _stopped(driven: Driven, machines: list[Held]) -> None:
 
 
 async def _concluded(driven: Driven, state: Literal["complete", "cancelled"]) -> Conclusion:
-    return await conclude(driven.home, driven.ledger, driven.seat, driven.want.catalog, state)
+    return await conclude(driven.other, driven.home, driven.ledger, driven.seat, driven.want.catalog, state)
 
 
 def _stays_open(driven: Driven) -> bool:
@@ -262,20 +259,25 @@ def _stays_open(driven: Driven) -> bool:
 async def _ready(driven: Driven, machines: list[Held]) -> None:
     """From the request to agents that know their machines, with the plan written down."""
     ledger, want, watch, stage = driven.ledger, driven.want, driven.watch, driven.stage
-    plan = planned_before(ledger, driven.seat.run)
-    if plan is None:
-        made = await stage("build", build_all, want, driven.home, ledger, driven.key, watch)
-    else:
-        made = builds_of(ledger, plan)
-    for held in machines:
-        places = await stage(f"unpack on {held.machine}", ready_builds, held, want, made, ledger, driven.key, watch)
-        trees = await ready_sources(held, want, ledger, plan)
+    with ledger.read() as connection:
+        plan = planned(connection, driven.seat.run)
+    async with beside(PLANNING) as planner:
         if plan is None:
-            plan = await stage(
-                "plan", write_down_plan, held, want, made, places, trees, driven.home, ledger, driven.seat, watch
-            )
-        made_ready = ready(held, want.catalog, places, trees, want.request.slots)
-        driven.agents.append(_agent(driven, made_ready))
+            await planner.start()  # it imports what it needs while we build
+            made = await stage("build", build_all, want, driven.home, ledger, driven.key, watch)
+        else:
+            made = builds_of(ledger, plan)
+        for held in machines:
+            places = await stage(f"unpack on {held.machine}", ready_builds, held, want, made, ledger, driven.key, watch)
+            trees = await ready_sources(held, want, ledger, plan)
+            if plan is None:
+                planning = Planning(
+                    want, made, places, trees, held.machine, held.hello, held.slots, driven.home.discovery
+                )
+                discover = discovery_on(held)
+                plan = await stage("plan", write_down_plan, planning, discover, planner, ledger, driven.seat, watch)
+            made_ready = ready(held, want.catalog, places, trees, want.request.slots)
+            driven.agents.append(_agent(driven, made_ready))
     assert plan is not None  # a profile without pools is no profile
     set_state(ledger, driven.seat, "running", when="planning")
     _show(driven, plan)
@@ -289,15 +291,20 @@ def _agent(driven: Driven, made_ready: Any) -> Agent:
         epoch=driven.seat.epoch,
         key=driven.key,
         target_seconds=driven.want.lease_seconds,
-        delivered=driven.watch.delivered,
+        delivered=lambda part: _show_delivered(driven, part),
     )
 
 
-def _show(driven: Driven, plan: Plan) -> None:
+def _show_delivered(driven: Driven, part: Mapping[str, Any]) -> None:
+    """Only what was delivered is looked up: the plan, which may have a hundred thousand units, is not kept here."""
+    with driven.ledger.read() as connection:
+        seconds = estimated_seconds(connection, driven.seat.run, [line["unit"] for line in part["records"]])
+    driven.watch.delivered(part, seconds)
+
+
+def _show(driven: Driven, plan: Planned) -> None:
     watch = driven.watch
-    # Only this much of the plan stays in memory: it may have a hundred thousand units.
-    watch.estimates = {unit.id: unit.estimate_seconds for unit in plan.units}
-    watch.planned, watch.planned_seconds = len(plan.units), sum(watch.estimates.values())
+    watch.planned, watch.planned_seconds = plan.units, plan.estimate_seconds
     watch.agents = driven.agents
     watch.at("test")
 
@@ -305,13 +312,8 @@ def _show(driven: Driven, plan: Plan) -> None:
 @contextlib.asynccontextmanager
 async def _taken(driven: Driven, pool: str) -> AsyncIterator[Held]:
     spec = driven.want.catalog.pools[pool]
-    if spec.kind != "local":
-        raise PlanError(
-            f"The pool `{pool}` is of kind {spec.kind}, which this version cannot take machines from.",
-            do="Use a pool of kind local.",
-        )
     driven.watch.at("machines", pool)
-    async with take_local(driven.home, driven.ledger, driven.seat.run, pool, spec) as held:
+    async with acquired(driven.home.machine, driven.ledger, driven.seat, pool, spec, driven.watch.tell) as held:
         yield held
 
 
@@ -358,13 +360,18 @@ async def _kept_warm(driven: Driven) -> AsyncIterator[None]:
         beating.cancel()
 
 
-async def _cut_now_and_then(ledger: Ledger) -> None:
+async def _cut_now_and_then(driven: Driven) -> None:
     while True:
         await asyncio.sleep(CUT_SECONDS)
-        # A damaged bundle is told at the end of the run, where a person reads it; the others are cut meanwhile.
-        # A ledger that is full or locked stops the work itself.
-        with contextlib.suppress(CommonfleetError):
-            await asyncio.to_thread(cut_segments, ledger)
+        # Shielded: what is being cut when the tests end is not thrown away; closing waits for it.
+        await asyncio.shield(_cut(driven))
+
+
+async def _cut(driven: Driven) -> None:
+    # A damaged bundle is told at the end of the run, where a person reads it; the others are cut meanwhile.
+    # A ledger that is full or locked stops the work itself.
+    with contextlib.suppress(CommonfleetError):
+        await cut_due(driven.other, driven.ledger)
 
 
 def _end_unfinished(driven: Driven, reason: str) -> None:

@@ -16,6 +16,7 @@ class Profile(StrEnum):
     """The occasions that ship in the catalog."""
 
     EMBEDDED = "embedded"
+    FULL = "full"
 
 
 class Suite(StrEnum):

@@ -1,4 +1,4 @@
-"""The stages before a run's units are leased: builds, the machine made ready, and the plan.
+"""The stages before a run's units are planned and leased: builds, and the machine made ready.
 
 Each is a sentence over tasks. A resumed run reads its plan and builds from the ledger and makes nothing again.
 """
@@ -10,7 +10,6 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import select
 
@@ -20,20 +19,17 @@ from blocks.catalog.models import Catalog
 from blocks.errors import BuildError, LedgerError
 from blocks.home import Home
 from blocks.ledger import Ledger
-from blocks.ledger.schema import builds, runs
-from blocks.plan import Environment, Plan
+from blocks.ledger.schema import builds
+from blocks.plan import Environment
 from blocks.signing import Key
 from flows.request import Request
 from tasks.build.make import make_build
-from tasks.collect.driver import Seat, fence
-from tasks.plan.check import check_hosts
-from tasks.plan.estimates import measured
-from tasks.plan.make import chosen_profile, make_plan
+from tasks.plan.make import chosen_profile
 from tasks.plan.narrow import narrow
 from tasks.plan.place import SourceTree, Unpacked
 from tasks.plan.sources import pack_sources
-from tasks.plan.write import read_plan, write_plan
-from tasks.provision.local import Held
+from tasks.plan.write import Planned
+from tasks.provision.held import Held
 from tasks.run.prepare import unpack_build, unpack_sources
 from tasks.run.watch import Watch
 from tasks.threads import in_daemon_thread
@@ -113,14 +109,7 @@ async def build_all(want: Desired, home: Home, ledger: Ledger, key: Key, watch: 
     return made
 
 
-def planned_before(ledger: Ledger, run: str) -> Plan | None:
-    """The plan of a run that is resumed; None when it had not come so far."""
-    with ledger.read() as connection:
-        plan = connection.scalar(select(runs.c.plan).where(runs.c.id == run))
-        return read_plan(connection, plan) if plan else None
-
-
-def builds_of(ledger: Ledger, plan: Plan) -> dict[str, Signed]:
+def builds_of(ledger: Ledger, plan: Planned) -> dict[str, Signed]:
     """The builds that a written plan refers to. Raises LedgerError when the store has lost one."""
     found: dict[str, Signed] = {}
     with ledger.read() as connection:
@@ -162,7 +151,7 @@ async def ready_builds(
     return places
 
 
-async def ready_sources(held: Held, want: Desired, ledger: Ledger, plan: Plan | None) -> dict[str, SourceTree]:
+async def ready_sources(held: Held, want: Desired, ledger: Ledger, plan: Planned | None) -> dict[str, SourceTree]:
     """Have the machine unpack the suites' own files: suite -> where they stand.
 
     With a plan, they are the files that were planned, whatever the catalog holds today. Raises LedgerError when the
@@ -181,56 +170,3 @@ async def ready_sources(held: Held, want: Desired, ledger: Ledger, plan: Plan | 
             digest, _ = pack_sources(want.root / folder, ledger.store)
             trees[suite] = await unpack_sources(held, ledger.store, suite, digest)
     return trees
-
-
-async def write_down_plan(
-    held: Held,
-    want: Desired,
-    made: Mapping[str, Signed],
-    places: Mapping[str, Unpacked],
-    trees: Mapping[str, SourceTree],
-    home: Home,
-    ledger: Ledger,
-    seat: Seat,
-    watch: Watch,
-) -> Plan:
-    """Make the plan and write it into the ledger, before anything runs."""
-    plan = await plan_of(held, want, made, places, trees, home, ledger, watch)
-    with ledger.write() as connection:
-        fence(connection, seat)
-        write_plan(connection, seat.run, plan)
-    return plan
-
-
-async def plan_of(
-    held: Held,
-    want: Desired,
-    made: Mapping[str, Signed],
-    places: Mapping[str, Unpacked],
-    trees: Mapping[str, SourceTree],
-    home: Home,
-    ledger: Ledger,
-    watch: Watch,
-) -> Plan:
-    """Discover the units and check that the machine can run them. Raises PlanError, HostError."""
-    watch.at("plan", "listing the tests")
-
-    async def discover(request: dict[str, Any]) -> Mapping[str, Any]:
-        return await held.pipe.call("discover", timeout=600, **request)
-
-    with ledger.read() as connection:
-        estimates = measured(connection)
-    plan = await make_plan(
-        want.catalog,
-        want.request.profile,
-        environments=places,
-        sources=trees,
-        discover=discover,
-        root=want.root,
-        estimates=estimates,
-        cache=home.discovery,
-        at_once=held.slots,
-        progress=lambda suite, done, total: watch.tell(f"{suite}: {done} of {total} files listed"),
-    )
-    check_hosts(plan, {name: signed.build for name, signed in made.items()}, {held.machine: held.hello})
-    return plan

@@ -317,7 +317,8 @@ def _write_lease(
 ) -> None:
     connection.execute(
         insert(s.leases).values(
-            id=lease, run=run, machine=machine, slot=slot, token_digest=digest_bytes(lease.encode()), granted=granted,
+            id=lease, run=run, machine=machine, slot=slot, agent="key", token_digest=digest_bytes(lease.encode()),
+            granted=granted,
             deadline=granted + 600, exclusive=False, state="done", ended=granted + 50,
         )
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """The ledger: records in SQL, results in Parquet, events, and the queries over all of them."""
 
 from blocks.ledger.database import Ledger, open_ledger
-from blocks.ledger.events import record
+from blocks.ledger.events import clock, record
 from blocks.ledger.schema import now
 
-__all__ = ["Ledger", "now", "open_ledger", "record"]
+__all__ = ["Ledger", "clock", "now", "open_ledger", "record"]

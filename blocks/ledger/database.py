@@ -35,9 +35,10 @@ class Ledger:
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that may change things; commits at the end, rolls back on any exception."""
-        with _explained(), self._turn(), self.engine.connect() as connection:
+        with _explained(), self.engine.connect() as connection, self._turn():
+            connection.begin()  # said outright: a statement of `prepared` goes past SQLAlchemy and begins nothing
             if self.engine.dialect.name == "sqlite":
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                connection.connection.cursor().execute("BEGIN IMMEDIATE")
             try:
                 yield connection
                 connection.commit()
@@ -50,10 +51,11 @@ class Ledger:
         """A consistent look; nothing is changed."""
         with _explained(), self.engine.connect() as connection:
             if self.engine.dialect.name == "sqlite":
-                connection.exec_driver_sql("BEGIN")
+                connection.begin()
+                connection.connection.cursor().execute("BEGIN")
             else:
                 # READ COMMITTED shows each statement another moment: a bundle could be seen both uncut and cut.
-                connection.execution_options(isolation_level="REPEATABLE READ")
+                connection.execution_options(isolation_level="REPEATABLE READ").begin()
             try:
                 yield connection
             finally:
@@ -110,11 +112,12 @@ def _make_schema(ledger: Ledger) -> None:
             connection.execute(insert(meta).values(key="schema", value=str(SCHEMA_VERSION)))
             return
         version = int(connection.scalar(select(meta.c.value).where(meta.c.key == "schema")) or 0)
-    if version > SCHEMA_VERSION:
+    if version != SCHEMA_VERSION:
+        newer = version > SCHEMA_VERSION
         raise LedgerError(
             f"The ledger has schema {version}; this commonfleet knows schema {SCHEMA_VERSION}.",
             kept="Nothing was changed.",
-            do="Install the newer commonfleet, or point it at another ledger.",
+            do=f"Install the {'newer' if newer else 'older'} commonfleet, or point COMMONFLEET_HOME at another folder.",
         )
 
 
@@ -155,8 +158,8 @@ def _tune_sqlite(connection: object, _: object) -> None:
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = " + os.environ.get("COMMONFLEET_SQLITE_SYNCHRONOUS", "NORMAL"))
     cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.execute("PRAGMA cache_size = -16000")
-    cursor.execute("PRAGMA mmap_size = 268435456")
+    cursor.execute("PRAGMA cache_size = -512")
+    cursor.execute("PRAGMA mmap_size = 0")
     cursor.close()
 
 

@@ -28,9 +28,10 @@ from sqlalchemy import Boolean, Connection, Double, Integer, Table, select
 from blocks.errors import LedgerError, TrustError
 from blocks.ledger.bundles import origins, uncut
 from blocks.ledger.database import Ledger
-from blocks.ledger.rows import METRIC_SCHEMA, RESULT_SCHEMA, Origin, Rows, read_part
+from blocks.ledger.rows import Origin, Rows, read_part
 from blocks.ledger.schema import runs as runs_table
 from blocks.ledger.schema import segments
+from blocks.ledger.tables import METRIC_SCHEMA, RESULT_SCHEMA, metric_table, result_table
 from blocks.ledger.views import ROW_SOURCES, SOURCES, VIEWS, View, named_in, sources_of
 
 _log = logging.getLogger("commonfleet.ledger")
@@ -167,8 +168,8 @@ def _fresh(ledger: Ledger, waiting: Sequence[Origin], troubles: list[TrustError]
         except TrustError as error:
             troubles.append(error)
         if rows.results + rows.metrics >= _FRESH or number == len(waiting):
-            tables["result_rows"].append(rows.result_table())
-            tables["metric_rows"].append(rows.metric_table())
+            tables["result_rows"].append(result_table(rows))
+            tables["metric_rows"].append(metric_table(rows))
             rows = Rows()
     return {name: pa.concat_tables([_SCHEMAS[name].empty_table(), *tables[name]]) for name in ROW_SOURCES}
 

@@ -1,4 +1,5 @@
-"""From admitted bundles to the columns of a segment: one row per result, one per metric.
+"""From admitted bundles to the columns of a segment: one row per result, one per metric. Without Arrow (`tables.py`),
+so that a driver, which checks what it admits by laying it out, does not load it.
 
 The rows of an attempt share its facts, so those are laid out once per attempt and spread over its results by
 index. What the orchestrator knows (machine, pool, vendor, counted) comes from the records, never from the bundle.
@@ -15,35 +16,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-
 from blocks.errors import TrustError
 from blocks.lease import OUTCOMES, AttemptRecord, Metric, Part, Result, worst
 from blocks.ledger.results import attempt_id, cap_message, display_name, test_id
 from blocks.store import Store
 
-_TEXT = pa.string()
-_CODE = pa.dictionary(pa.int32(), pa.string())  # few different values in memory; plain text in the file
-_TIME = pa.timestamp("us", tz="UTC")
-
-_ATTEMPT_COLUMNS = [
-    ("run", _CODE), ("environment", _CODE), ("suite", _CODE), ("unit", _CODE), ("unit_name", _CODE),
-    ("planned", pa.int32()), ("attempt", _CODE), ("ordinal", pa.int32()),
-    ("mode", _CODE), ("counted", pa.bool_()), ("reason", _CODE),
-    ("bundle", _CODE), ("lease", _CODE), ("part", pa.int32()), ("machine", _CODE), ("slot", pa.int32()),
-    ("pool", _CODE), ("vendor", _CODE), ("started", _TIME),
-]  # fmt: skip
-_RESULT_COLUMNS = [
-    ("test_id", _TEXT), ("file", _CODE), ("cls", _CODE), ("name", _TEXT), ("test", _TEXT), ("outcome", _CODE),
-    ("seconds", pa.float64()), ("message", _TEXT), ("final", pa.bool_()),
-]  # fmt: skip
-_METRIC_COLUMNS = [
-    ("model", _TEXT), ("variant", _TEXT), ("metric", _TEXT), ("value", pa.float64()), ("measured_in", _CODE),
-    ("low", pa.float64()), ("high", pa.float64()), ("samples", pa.list_(pa.float64())),
-]  # fmt: skip
-
-RESULT_SCHEMA = pa.schema(_RESULT_COLUMNS + _ATTEMPT_COLUMNS)
-METRIC_SCHEMA = pa.schema(_METRIC_COLUMNS + _ATTEMPT_COLUMNS)
+ATTEMPT_COLUMNS = (
+    "run", "environment", "suite", "unit", "unit_name", "planned", "attempt", "ordinal", "mode", "counted", "reason",
+    "bundle", "lease", "part", "machine", "slot", "pool", "vendor", "started",
+)  # fmt: skip
+RESULT_COLUMNS = ("test_id", "file", "cls", "name", "test", "outcome", "seconds", "message", "final")
+METRIC_COLUMNS = ("model", "variant", "metric", "value", "measured_in", "low", "high", "samples")
 
 
 @dataclass(frozen=True)
@@ -97,16 +80,16 @@ def _payload(envelope: dict[str, Any]) -> bytes:
 
 
 class Rows:
-    """Collects parts and gives their rows as two Arrow tables. `size` is about the bytes of text held."""
+    """Collects parts as columns, which `tables.py` makes into Arrow tables. `size` is about the bytes of text held."""
 
     def __init__(self) -> None:
         self.results = 0
         self.metrics = 0
         self.size = 0
-        self._attempts: dict[str, list[Any]] = {name: [] for name, _ in _ATTEMPT_COLUMNS}
-        self._of: dict[str, list[int]] = {"results": [], "metrics": []}
-        self._result: dict[str, list[Any]] = {name: [] for name, _ in _RESULT_COLUMNS}
-        self._metric: dict[str, list[Any]] = {name: [] for name, _ in _METRIC_COLUMNS}
+        self.attempt_columns: dict[str, list[Any]] = {name: [] for name in ATTEMPT_COLUMNS}
+        self.result_columns: dict[str, list[Any]] = {name: [] for name in RESULT_COLUMNS}
+        self.metric_columns: dict[str, list[Any]] = {name: [] for name in METRIC_COLUMNS}
+        self.attempt_of: dict[str, list[int]] = {"results": [], "metrics": []}
 
     def add(self, part: Part, origin: Origin) -> None:
         """Take in every attempt of a part, or nothing of it: TrustError where it is not shaped like one.
@@ -114,7 +97,12 @@ class Rows:
         One row of each test is `final`: it stands for the test in its unit. That is the last try alone where there
         was one, else the worst in company, so that counting final rows counts each test once.
         """
-        columns = [*self._attempts.values(), *self._result.values(), *self._metric.values(), *self._of.values()]
+        columns = [
+            *self.attempt_columns.values(),
+            *self.result_columns.values(),
+            *self.metric_columns.values(),
+            *self.attempt_of.values(),
+        ]
         lengths = [len(column) for column in columns]
         try:
             self._add(part, origin)
@@ -122,8 +110,8 @@ class Rows:
             for column, length in zip(columns, lengths, strict=True):
                 del column[length:]
             raise TrustError(f"The admitted bundle {origin.bundle} is not shaped like a part: {error!r}.") from error
-        self.results = len(self._of["results"])
-        self.metrics = len(self._of["metrics"])
+        self.results = len(self.attempt_of["results"])
+        self.metrics = len(self.attempt_of["metrics"])
 
     def _add(self, part: Part, origin: Origin) -> None:
         for record in part["records"]:
@@ -131,14 +119,14 @@ class Rows:
             for attempt in record["attempts"]:
                 facts = origin.attempts.get((record["unit"], attempt["ordinal"]), _UNKNOWN)
                 self._add_attempt(record["unit"], attempt, facts, origin)
-                index = len(self._attempts["run"]) - 1
+                index = len(self.attempt_columns["run"]) - 1
                 for result in attempt["results"]:
                     self._add_result(result, facts.suite)
                     self._stand(standing, attempt["mode"] == "alone")
-                self._of["results"].extend([index] * len(attempt["results"]))
+                self.attempt_of["results"].extend([index] * len(attempt["results"]))
                 for metric in attempt["metrics"]:
                     self._add_metric(metric)
-                self._of["metrics"].extend([index] * len(attempt["metrics"]))
+                self.attempt_of["metrics"].extend([index] * len(attempt["metrics"]))
 
     def _add_attempt(self, unit: str, attempt: AttemptRecord, facts: AttemptFacts, origin: Origin) -> None:
         values = {
@@ -150,13 +138,13 @@ class Rows:
             "part": origin.part, "machine": origin.machine, "slot": origin.slot, "pool": origin.pool,
             "vendor": origin.vendor, "started": _microseconds(attempt["started"]),
         }  # fmt: skip
-        for name, column in self._attempts.items():
+        for name, column in self.attempt_columns.items():
             column.append(values[name])
 
     def _add_result(self, result: Result, suite: str) -> None:
         file, cls, name = _text(result["file"]), _text(result["cls"]), _text(result["name"])
         message = cap_message(_text(result.get("message") or "")) or None
-        column = self._result
+        column = self.result_columns
         column["test_id"].append(test_id(suite, file, cls, name))
         column["file"].append(file)
         column["cls"].append(cls)
@@ -171,7 +159,11 @@ class Rows:
 
     def _stand(self, standing: dict[str, tuple[bool, int]], alone: bool) -> None:
         """Let the row added last stand for its test, if it says more than the one that does."""
-        tests, outcomes, final = self._result["test_id"], self._result["outcome"], self._result["final"]
+        tests, outcomes, final = (
+            self.result_columns["test_id"],
+            self.result_columns["outcome"],
+            self.result_columns["final"],
+        )
         row = len(tests) - 1
         was_alone, before = standing.get(tests[row], (False, -1))
         if before >= 0 and (
@@ -184,7 +176,7 @@ class Rows:
         standing[tests[row]] = (alone, row)
 
     def _add_metric(self, metric: Metric) -> None:
-        column = self._metric
+        column = self.metric_columns
         column["model"].append(_text(metric["model"]))
         column["variant"].append(_text(metric["mode"]))
         column["metric"].append(_text(metric["name"]))
@@ -195,33 +187,6 @@ class Rows:
         samples = metric.get("samples")
         column["samples"].append(None if samples is None else [float(sample) for sample in samples])
         self.size += 200 + 8 * len(samples or ())
-
-    def result_table(self) -> pa.Table:
-        """The results, sorted by test, with `RESULT_SCHEMA`."""
-        return self._table("results", self._result, RESULT_SCHEMA).sort_by(
-            [("test_id", "ascending"), ("started", "ascending")]
-        )
-
-    def metric_table(self) -> pa.Table:
-        """The metrics, sorted by model and metric, with `METRIC_SCHEMA`."""
-        return self._table("metrics", self._metric, METRIC_SCHEMA).sort_by(
-            [("model", "ascending"), ("metric", "ascending"), ("variant", "ascending")]
-        )
-
-    def _table(self, kind: str, own: dict[str, list[Any]], schema: pa.Schema) -> pa.Table:
-        index = pa.array(self._of[kind], pa.int32())
-        shared = {name: _column(values, schema.field(name).type) for name, values in self._attempts.items()}
-        arrays = [
-            _column(own[entry.name], entry.type) if entry.name in own else shared[entry.name].take(index)
-            for entry in schema
-        ]
-        return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
-    if pa.types.is_dictionary(kind):
-        return pa.array(values, pa.string()).dictionary_encode()
-    return pa.array(values, kind)
 
 
 def _text(value: object) -> str:

@@ -22,12 +22,14 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    text,
+    literal_column,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-SCHEMA_VERSION = 1
+from blocks.machine import STATES
+
+SCHEMA_VERSION = 2
 metadata = MetaData()
 
 
@@ -105,10 +107,10 @@ units = Table(
     Column("lease", String),
     Column("deaths", Integer, nullable=False, default=0),  # leases that died with this unit in hand
     CheckConstraint("state in ('pending','leased','terminal')"),
-    Index("units_queue", "run", "state", "position"),
-    # Covers the counts of a run's summary, so that they never read the rows themselves.
-    Index("units_counts", "run", "suite", "environment", "state", "tests"),
 )
+# Every index is a page or more to write for each unit that moves. This one holds what waits, in dispatch order.
+WAITING = units.c.state == literal_column("'pending'")
+Index("units_queue", units.c.run, units.c.position, sqlite_where=WAITING, postgresql_where=WAITING)
 
 machines = Table(
     "machines",
@@ -126,6 +128,35 @@ machines = Table(
     Column("wanted_until", Double),
 )
 
+# One run's hold on a machine of a pool, written down before the call that makes it. The machine may be shared.
+submissions = Table(
+    "submissions",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("acquisition", String, nullable=False),  # the wish for one machine that this is a try at
+    Column("ordinal", Integer, nullable=False),  # of the tries, 1 first
+    Column("run", String, nullable=False),
+    Column("pool", String, nullable=False),
+    Column("name", String, nullable=False),  # what the machine is called where it is made
+    Column("token", String, nullable=False),  # makes the call repeatable
+    Column("offer", Text, nullable=False),  # canonical JSON
+    Column("state", String, nullable=False),
+    Column("machine", String),  # once it is accepted
+    Column("created", Double, nullable=False),
+    Column("updated", Double, nullable=False),
+    Column("expires", Double, nullable=False),  # the machine's hard end
+    CheckConstraint(f"state in ({', '.join(map(repr, STATES))})"),
+    # Two drivers of one run, of which one does not know yet that it has lost it, cannot write the same try twice.
+    UniqueConstraint("acquisition", "ordinal"),
+    Index("submissions_of", "run", "pool"),
+)
+# One winner: however many tries are out, one machine works for an acquisition.
+WON = submissions.c.state.in_([literal_column("'ready'"), literal_column("'leased'")])
+Index("submissions_won", submissions.c.acquisition, unique=True, sqlite_where=WON, postgresql_where=WON)
+# What may exist somewhere, whoever asks.
+UNRELEASED = submissions.c.state != literal_column("'released'")
+Index("submissions_unreleased", submissions.c.pool, sqlite_where=UNRELEASED, postgresql_where=UNRELEASED)
+
 leases = Table(
     "leases",
     metadata,
@@ -133,6 +164,7 @@ leases = Table(
     Column("run", String, nullable=False),
     Column("machine", String, nullable=False),
     Column("slot", Integer, nullable=False),
+    Column("agent", String, nullable=False),  # id of the key whose signature its bundles must bear
     Column("token_digest", String, nullable=False),
     Column("granted", Double, nullable=False),
     Column("deadline", Double, nullable=False),  # by the database's clock
@@ -140,17 +172,11 @@ leases = Table(
     Column("state", String, nullable=False),  # live, done, given_back, expired, revoked
     Column("ended", Double),
     CheckConstraint("state in ('live','done','given_back','expired','revoked')"),
-    Index("leases_live", "state", "machine"),
 )
-# A slot holds one live lease, whichever run it belongs to: this is how runs share a machine.
-Index(
-    "leases_slot",
-    leases.c.machine,
-    leases.c.slot,
-    unique=True,
-    sqlite_where=text("state = 'live'"),
-    postgresql_where=text("state = 'live'"),
-)
+# A slot holds one live lease, whichever run it belongs to: this is how runs share a machine. Written out, because a
+# database takes a partial index only for a query that has its condition word for word.
+LIVE = leases.c.state == literal_column("'live'")
+Index("leases_slot", leases.c.machine, leases.c.slot, unique=True, sqlite_where=LIVE, postgresql_where=LIVE)
 
 lease_units = Table(
     "lease_units",
@@ -197,7 +223,6 @@ attempts = Table(
     Column("reason", String, nullable=False),  # why it is not counted; empty where it is
     Column("detail", Text, nullable=False),  # canonical JSON: processes, output's digest, peak memory, note
     UniqueConstraint("lease", "unit", "ordinal"),
-    Index("attempts_run", "run", "unit"),
     Index("attempts_counts", "run", "machine", "counted", "mode", "reason", "seconds"),
 )
 
@@ -215,7 +240,7 @@ settlements = Table(
     CheckConstraint("terminal in ('ran','skipped','not_run','lost')"),
     CheckConstraint("ordinal >= 1"),
     ForeignKeyConstraint(["run", "unit"], ["units.run", "units.unit"]),
-    Index("settlements_counts", "run", "terminal", "reason", "ordinal", "unit"),
+    sqlite_with_rowid=False,  # its key is all that it is looked up by
 )
 
 builds = Table(

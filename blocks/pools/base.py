@@ -1,19 +1,21 @@
 """The standard runner interface: what every kind of pool answers, whoever owns the machines behind it.
 
-    requirement --offers--> offers --submit--> machine --observe--> ... --release--> gone
+    requirement --offers--> offers --submit--> machine --connect--> channel, --observe--> ... --release--> gone
 
-A kind is one file beside this one with a class that fulfils `Pool`; a new kind touches nothing else. Calls may be
-cut at any instant, so `submit` is repeatable: the name and token come from the submission, which is written down
-before the call, and the same submission never makes two machines. `release` is repeatable too. A pool keeps no
-state of its own: what it says comes from where the machines are.
+A kind is one file beside this one with a class that fulfils `Pool`, and a row in `registry.py`; a new kind touches
+nothing else. Calls may be cut at any instant, so `submit` is repeatable: the name and token come from the submission,
+which is written down before the call, and the same submission never makes two machines. `release` is repeatable too.
+A pool keeps no state of its own: what it says comes from where the machines are.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
-from blocks.requirement import MachineFacts, Requirement
+from blocks.requirement import MachineFacts, Requirement, facts_from_json, facts_to_json
 
 Presence = Literal["coming", "here", "leaving", "gone"]
 """What the owner says about a machine. What we have decided about it is the ledger's (`blocks.machine`)."""
@@ -31,6 +33,18 @@ class Offer:
     slots: int
     usd_per_hour: float | None
     start_seconds: float | None
+
+
+def offer_to_json(offer: Offer) -> dict[str, Any]:
+    """The offer as it is written down."""
+    body = {name: getattr(offer, name) for name in Offer.__dataclass_fields__}
+    return {**body, "facts": facts_to_json(offer.facts)}
+
+
+def offer_from_json(text: str) -> Offer:
+    """The offer that was written down."""
+    body = json.loads(text)
+    return Offer(**{**body, "facts": facts_from_json(body["facts"])})
 
 
 @dataclass(frozen=True)
@@ -66,6 +80,32 @@ class Health:
     why_not: str = ""
 
 
+@dataclass(frozen=True)
+class Ground:
+    """What a kind may need of the installation that opens it."""
+
+    root: Path
+    """Where this machine keeps what it works on, should it be a machine of the pool."""
+    runner: Path
+    """The runner's file, which every machine gets."""
+
+
+class Channel(Protocol):
+    """Two streams of bytes to the runner on a machine (`runner serve`), whatever carries them."""
+
+    async def read(self) -> bytes:
+        """Some bytes, as they come; none once the far end is gone. Raises OSError."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send all of it. Raises OSError when the far end is gone."""
+        ...
+
+    async def close(self, grace_seconds: float) -> None:
+        """Let the far end see that nothing more comes, and cut it off when it has not ended after the grace."""
+        ...
+
+
 class Pool(Protocol):
     """A source of machines under one owner."""
 
@@ -84,6 +124,14 @@ class Pool(Protocol):
         """The machine that this submission has made, after a crash between the call and its answer."""
         ...
 
+    async def connect(self, machine: Machine) -> Channel:
+        """A new channel to the runner on this machine. Raises OSError, HostError when it cannot be reached now."""
+        ...
+
+    async def bring(self, machine: Machine, file: Path) -> str:
+        """Have a file of the store on the machine; gives its path there. Raises OSError, HostError."""
+        ...
+
     async def observe(self, machine: Machine) -> Machine:
         """The same machine as its owner sees it now; `gone` only on the owner's word."""
         ...
@@ -98,4 +146,8 @@ class Pool(Protocol):
 
     async def health(self) -> Health:
         """Whether the pool answers and our credentials hold. Never raises for what a person has to put right."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the pool's own connections. Machines stay, and so do channels that were handed out."""
         ...

@@ -6,8 +6,9 @@ from blocks.home import Home
 from blocks.plan import Plan
 from blocks.signing import load_or_make_key
 from flows.drive import ledger_of
+from flows.planning import Planning, discovery_on, plan_of, progress_to
 from flows.request import Request
-from flows.stages import build_all, desired, plan_of, ready_builds, ready_sources
+from flows.stages import build_all, desired, ready_builds, ready_sources
 from tasks.provision.local import take_local
 from tasks.run.watch import Watch
 
@@ -23,6 +24,8 @@ async def plan_only(home: Home, request: Request, watch: Watch) -> Plan:
         async with take_local(home, ledger, None, pool, want.catalog.pools[pool]) as held:
             places = await ready_builds(held, want, made, ledger, key, watch)
             trees = await ready_sources(held, want, ledger, None)
-            return await plan_of(held, want, made, places, trees, home, ledger, watch)
+            planning = Planning(want, made, places, trees, held.machine, held.hello, held.slots, home.discovery)
+            watch.at("plan", "listing the tests")
+            return await plan_of(planning, ledger, discovery_on(held), progress_to(watch))
     finally:
         ledger.close()

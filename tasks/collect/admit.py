@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, bindparam, case, exists, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from blocks.canonical import canonical_json, digest_bytes
-from blocks.errors import ProtocolError
+from blocks.errors import ProtocolError, TrustError
 from blocks.lease import AttemptRecord, Part, UnitRecord
 from blocks.ledger import Ledger, now, record
+from blocks.ledger.prepared import Change, Query
 from blocks.ledger.results import attempt_id
 from blocks.ledger.schema import attempts, bundles, lease_units, leases, plan_units, runs, units
 from blocks.signing import BUNDLE_TYPE, key_id, verify
@@ -43,21 +44,41 @@ class Admission:
     uncounted: tuple[str, ...] = ()
 
 
-_LEASE = (
-    select(leases.c.run, leases.c.machine, leases.c.slot, now().label("clock"))
-    .where(leases.c.id == bindparam("lease"))
-    .with_for_update()
-)
+class _Admitted(NamedTuple):
+    digest: str
+
+
+class _Clock(NamedTuple):
+    seconds: float
+
+
+class _Granted(NamedTuple):
+    run: str
+    machine: str
+    slot: int
+    agent: str
+    unit: str
+    epoch: int
+    environment: str
+    told: bool
+    body: str | None
+
+
+_LEASE = Query(select(now()).select_from(leases).where(leases.c.id == bindparam("lease")).with_for_update(), _Clock)
 # After the lease's row is locked, and not joined with it: PostgreSQL waits for a lock and then goes on with the other
 # tables as they were before it.
-_ADMITTED = select(bundles.c.digest).where(bundles.c.lease == bindparam("lease"), bundles.c.part == bindparam("part"))
+_ADMITTED = Query(
+    select(bundles.c.digest).where(bundles.c.lease == bindparam("lease"), bundles.c.part == bindparam("part")),
+    _Admitted,
+)
 _TOLD = exists().where(
     attempts.c.lease == lease_units.c.lease,
     attempts.c.unit == lease_units.c.unit,
     attempts.c.part != bindparam("part"),
 )
-_GRANTED = (
+_GRANTED = Query(
     select(
+        leases.c.run, leases.c.machine, leases.c.slot, leases.c.agent,
         lease_units.c.unit, lease_units.c.epoch, units.c.environment, _TOLD.label("told"),
         case((units.c.tests > 0, plan_units.c.body)).label("body"),
     )
@@ -65,45 +86,75 @@ _GRANTED = (
     .join(units, and_(units.c.run == leases.c.run, units.c.unit == lease_units.c.unit))
     .join(runs, runs.c.id == leases.c.run)
     .outerjoin(plan_units, and_(plan_units.c.plan == runs.c.plan, plan_units.c.unit == lease_units.c.unit))
-    .where(lease_units.c.lease == bindparam("lease"))
+    .where(lease_units.c.lease == bindparam("lease")),
+    _Granted,
 )  # fmt: skip
-_ATTEMPTS = insert(attempts)
-_BUNDLE = insert(bundles)
+_ATTEMPTS = Change(insert(attempts), attempts.c.keys())
+_BUNDLE = Change(
+    insert(bundles), ("lease", "part", "run", "environment", "digest", "bytes", "rows", "signer", "admitted")
+)
 
 
-def admit(ledger: Ledger, envelope: dict[str, Any], public: bytes, *, seat: Seat | None) -> Admission:
-    """Admit one signed part. `public` is the key of the agent that holds the lease.
+@dataclass(frozen=True)
+class Received:
+    """A part that fits what its lease was granted, and all that can be said of it before it is settled."""
 
-    Everything is checked before anything is kept. The raw envelope is durable in the store before the transaction
-    begins, so a crash in between leaves an unused file and never a row without its evidence. Raises TrustError,
-    ProtocolError, and StaleDriver for a lost seat.
+    part: Part
+    granted: Mapping[str, _Granted]
+    run: str
+    signer: str
+    fates: Mapping[str, Fate]
+    attempts: Sequence[dict[str, Any]]
+    rows: int
+    root: str
+    """Over the results row for row, so that what was admitted survives any later cutting of the files."""
+
+    digest: str = ""
+    bytes: int = 0
+    """Of the raw envelope in the store."""
+
+
+def receive(ledger: Ledger, envelope: dict[str, Any], public: bytes) -> Received:
+    """Check a signed part and keep it, before any transaction begins. `public` is the key of the agent that sent it.
+
+    Everything is checked before anything is kept. The raw envelope is durable in the store when this returns, so a
+    crash before its admission leaves an unused file and never a row without its evidence. Raises TrustError and
+    ProtocolError.
     """
-    part = part_from(verify(envelope, BUNDLE_TYPE, public))
-    with ledger.read() as connection:
-        granted = _granted(connection, part)
+    received = check(ledger, part_from(verify(envelope, BUNDLE_TYPE, public)), key_id(public))
     try:
         # mtime=0: the same envelope always has the same bytes, and so the same digest.
         raw = gzip.compress(canonical_json(envelope), compresslevel=1, mtime=0)
     except (ValueError, TypeError, RecursionError) as error:
         raise ProtocolError(f"The envelope has no canonical form: {error}.") from error
-    digest = ledger.store.put_bytes(raw)
+    return replace(received, digest=ledger.store.put_bytes(raw), bytes=len(raw))
+
+
+def admit(ledger: Ledger, envelope: dict[str, Any], public: bytes, *, seat: Seat | None) -> Admission:
+    """Receive one signed part and write it down. Raises TrustError, ProtocolError, and StaleDriver for a lost seat."""
+    received = receive(ledger, envelope, public)
     with ledger.write() as connection:
         if seat is not None:
             fence(connection, seat)
-        return _write(connection, part, granted, digest, len(raw), key_id(public))
+        return write_down(connection, received)
 
 
-def admit_checked(connection: Connection, part: Part, digest: str, size: int, signer: str) -> Admission:
-    """Write a part down whose signature and form have been checked, and whose envelope is stored under `digest`."""
-    return _write(connection, part, _granted(connection, part), digest, size, signer)
+def check(ledger: Ledger, part: Part, signer: str) -> Received:
+    """The part beside what its lease was granted.
 
-
-def _granted(connection: Connection, part: Part) -> Mapping[str, Any]:
-    """What the lease was granted, by unit. Raises ProtocolError where the part does not fit that, or the plan."""
+    Raises ProtocolError where it does not fit that, or the plan; TrustError where another key holds the lease.
+    """
     lease, number = part["lease"], part["part"]
-    granted = {held.unit: held for held in connection.execute(_GRANTED, {"lease": lease, "part": number})}
+    with ledger.read() as connection:
+        granted = {held.unit: held for held in _GRANTED.all(connection, lease=lease, part=number)}
     if not granted:
         raise ProtocolError(f"There is no lease {lease}.")
+    held = next(iter(granted.values()))
+    if held.agent != signer:
+        raise TrustError(
+            f"Part {number} of {lease} is signed by {signer}, and the lease was granted to {held.agent}.",
+            kept="It was not admitted.",
+        )
     told = [line["unit"] for line in part["records"]]
     strangers = [unit for unit in told if unit not in granted]
     if strangers:
@@ -111,54 +162,57 @@ def _granted(connection: Connection, part: Part) -> Mapping[str, Any]:
     again = [unit for unit in told if granted[unit].told]
     if again:
         raise ProtocolError(f"Part {number} of {lease} tells of units that another part told of: {again[:3]}.")
-    planned = {unit: json.loads(granted[unit].body)["tests"] for unit in told if granted[unit].body}
+    planned = {unit: json.loads(body)["tests"] for unit in told if (body := granted[unit].body)}
     check_planned(part, {unit: frozenset(map(plan_name, tests)) for unit, tests in planned.items() if tests})
-    return granted
+    tries = [(line["unit"], attempt) for line in part["records"] for attempt in line["attempts"]]
+    return Received(
+        part=part,
+        granted=granted,
+        run=held.run,
+        signer=signer,
+        fates={line["unit"]: terminal_of(line) for line in part["records"]},
+        attempts=[_attempt_row(held, lease, number, unit, attempt) for unit, attempt in tries],
+        rows=sum(len(attempt["results"]) + len(attempt["metrics"]) for _, attempt in tries),
+        root=digest_bytes(canonical_json([attempt["results"] for _, attempt in tries])),
+    )
 
 
-def _write(
-    connection: Connection, part: Part, granted: Mapping[str, Any], digest: str, size: int, signer: str
-) -> Admission:
-    lease, number = part["lease"], part["part"]
-    row = connection.execute(_LEASE, {"lease": lease}).one()
-    kept = connection.scalar(_ADMITTED, {"lease": lease, "part": number})
+def write_down(connection: Connection, received: Received) -> Admission:
+    """The part's attempts, the fate of its units and its bundle, in the caller's transaction. Again: nothing new."""
+    lease, number = received.part["lease"], received.part["part"]
+    at = _LEASE.one(connection, lease=lease).seconds
+    kept = _ADMITTED.first(connection, lease=lease, part=number)
     if kept is not None:
-        if kept != digest:
-            said = {"lease": lease, "part": number, "kept": kept, "sent": digest}
-            record(connection, "bundle.conflict", run=row.run, **said)
+        if kept.digest != received.digest:
+            said: dict[str, Any] = {"lease": lease, "part": number, "kept": kept.digest, "sent": received.digest}
+            record(connection, "bundle.conflict", run=received.run, **said)
         return Admission(lease, number, fresh=False)
-    fates = {line["unit"]: terminal_of(line) for line in part["records"]}
-    settled = settle_part(connection, row.run, lease, fates, row.clock)
-    late = {unit: _why_not(connection, row.run, lease, granted[unit], fates[unit]) for unit in set(fates) - settled}
+    fates = received.fates
+    settled = settle_part(connection, received.run, lease, fates, at)
+    late = {
+        unit: _why_not(connection, received.run, lease, received.granted[unit], fates[unit])
+        for unit in fates.keys() - settled
+    }
     uncounted = sorted(unit for unit, reason in late.items() if reason)
     rows = [
-        _attempt_row(row, lease, number, line["unit"], attempt, late.get(line["unit"], ""))
-        for line in part["records"]
-        for attempt in line["attempts"]
+        {**row, "counted": not late.get(row["unit"]), "reason": late.get(row["unit"], "")} for row in received.attempts
     ]
     try:
-        if rows:
-            connection.execute(_ATTEMPTS, rows)
-    except IntegrityError as error:  # since `_granted` looked
+        _ATTEMPTS.run_many(connection, rows)
+    except IntegrityError as error:  # since `check` looked
         raise ProtocolError(f"Part {number} of {lease} tells of units that another part told of.") from error
-    count = sum(len(a["results"]) + len(a["metrics"]) for line in part["records"] for a in line["attempts"])
-    connection.execute(
-        _BUNDLE,
-        [
-            {"lease": lease, "part": number, "run": row.run, "digest": digest, "bytes": size, "rows": count,
-             "environment": next((granted[unit].environment for unit in fates), ""),
-             "signer": signer, "admitted": row.clock}
-        ],
+    _BUNDLE.run(
+        connection, lease=lease, part=number, run=received.run, digest=received.digest, bytes=received.bytes,
+        rows=received.rows, environment=next((received.granted[unit].environment for unit in fates), ""),
+        signer=received.signer, admitted=at,
     )  # fmt: skip
-    fresh = sorted(set(fates) - set(uncounted))
-    # What was admitted, row for row, survives any later re-cutting of the files.
-    root = digest_bytes(canonical_json([a["results"] for line in part["records"] for a in line["attempts"]]))
-    told = {"lease": lease, "part": number, "digest": digest, "rows": count, "root": root}
-    record(connection, "bundle.admitted", run=row.run, at=row.clock, **told, settled=fresh, uncounted=uncounted)
+    fresh = sorted(fates.keys() - set(uncounted))
+    told = {"lease": lease, "part": number, "digest": received.digest, "rows": received.rows, "root": received.root}
+    record(connection, "bundle.admitted", run=received.run, at=at, **told, settled=fresh, uncounted=uncounted)
     return Admission(lease, number, True, tuple(fresh), tuple(uncounted))
 
 
-def _why_not(connection: Connection, run: str, lease: str, held: Any, fate: Fate) -> str:
+def _why_not(connection: Connection, run: str, lease: str, held: _Granted, fate: Fate) -> str:
     """Why attempts that settled nothing do not count; empty where they supersede a unit that was given up."""
     if supersede(connection, run, held.unit, held.epoch, fate[0], lease):
         record(connection, "unit.superseded", run=run, unit=held.unit, lease=lease)
@@ -175,9 +229,8 @@ def terminal_of(line: UnitRecord) -> Fate:
     return "ran", ""
 
 
-def _attempt_row(
-    lease: Any, lease_id: str, part: int, unit: str, attempt: AttemptRecord, reason: str
-) -> dict[str, Any]:
+def _attempt_row(held: _Granted, lease: str, part: int, unit: str, attempt: AttemptRecord) -> dict[str, Any]:
+    """An attempt as it is kept; whether it counts is not known yet."""
     bad = attempt["outcome"] not in ("passed", "skipped", "xfailed")
     detail = {
         "processes": attempt["processes"],
@@ -188,10 +241,10 @@ def _attempt_row(
         "note": attempt["note"],
     }
     return {
-        "id": attempt_id(lease_id, unit, attempt["ordinal"]),
-        "run": lease.run,
+        "id": attempt_id(lease, unit, attempt["ordinal"]),
+        "run": held.run,
         "unit": unit,
-        "lease": lease_id,
+        "lease": lease,
         "part": part,
         "ordinal": attempt["ordinal"],
         "mode": attempt["mode"],
@@ -199,10 +252,8 @@ def _attempt_row(
         "outcome": attempt["outcome"],
         "started": attempt["started"],
         "seconds": attempt["seconds"],
-        "machine": lease.machine,
-        "slot": lease.slot,
+        "machine": held.machine,
+        "slot": held.slot,
         "isolation": attempt["isolation"][:ISOLATION_CHARACTERS],
-        "counted": not reason,
-        "reason": reason,
         "detail": canonical_json(detail).decode(),
     }

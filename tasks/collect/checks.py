@@ -11,13 +11,13 @@ import math
 from collections.abc import Mapping
 
 from blocks.errors import ProtocolError, TrustError
-from blocks.lease import OUTCOMES, PROTOCOL, Part
+from blocks.lease import NAME_CHARACTERS, OUTCOMES, PROTOCOL, Part
 from blocks.ledger.results import spellings
 from blocks.ledger.rows import Origin, Rows
-from tasks.collect.shapes import LAST_INT32, Unfit, listed, maybe, number, shape, text, whole, word
+from tasks.collect.shapes import LAST_INT32, Unfit, listed, maybe, number, shape, table, text, whole, word
 
 PART_BYTES = 256 << 20
-NAME, TEST, MESSAGE, NOTE, OUTPUT = 4_000, 8_000, 1 << 20, 20_000, 64 << 20
+NAME, TEST, MESSAGE, NOTE, OUTPUT = NAME_CHARACTERS, 8_000, 1 << 20, 20_000, 64 << 20
 """Longest texts that are believed, in characters. The runner's own caps (messages and notes of 16 Ki) lie below."""
 
 _YEAR_10000 = 253_402_300_799.0  # no database shows a later time
@@ -36,7 +36,8 @@ _METRIC = shape(
 )
 _PROCESS = shape(
     {"argv": listed(text(1 << 20), 10_000), "exit": maybe(whole(-LAST_INT32)), "signal": maybe(_COUNT),
-     "seconds": _SECONDS}
+     "seconds": _SECONDS},
+    optional={"env": table(text(NAME), 1000, key=text(NAME, 1))},
 )  # fmt: skip
 _ATTEMPT = shape(
     {

@@ -18,8 +18,9 @@ from blocks.lease import Grant, Wait
 from blocks.ledger import Ledger, record, schema
 from tasks.collect.admit import Admission, admit
 from tasks.collect.driver import OPEN, Seat, fence
-from tasks.collect.grant import Asking, grant
+from tasks.collect.grant import Asking
 from tasks.collect.leases import give_back, renew
+from tasks.collect.turn import next_lease, turn
 
 T = TypeVar("T")
 
@@ -32,6 +33,10 @@ class Desk(Protocol):
     async def renew(self, lease: str) -> float: ...
 
     async def deliver(self, envelope: dict[str, Any], public: bytes) -> Admission: ...
+
+    async def turn(self, envelope: dict[str, Any], public: bytes, asking: Asking) -> tuple[Admission, Grant | Wait]:
+        """`deliver` the last part of a lease, give the lease back, and `ask` for the slot's next one, in one step."""
+        ...
 
     async def give_back(self, lease: str, *, died: bool, in_hand: str | None) -> int: ...
 
@@ -60,14 +65,15 @@ class LedgerDesk:
     async def deliver(self, envelope: dict[str, Any], public: bytes) -> Admission:
         return await asyncio.to_thread(admit, self.ledger, envelope, public, seat=self.seat)
 
+    async def turn(self, envelope: dict[str, Any], public: bytes, asking: Asking) -> tuple[Admission, Grant | Wait]:
+        return await asyncio.to_thread(turn, self.ledger, envelope, public, asking, self.seat)
+
     async def give_back(self, lease: str, *, died: bool, in_hand: str | None) -> int:
         return await self._fenced(lambda connection: give_back(connection, lease, died=died, in_hand=in_hand))
 
     def _granted(self, asking: Asking) -> Grant | Wait:
         with self.ledger.write() as connection:
-            if fence(connection, self.seat) != "running":
-                return Wait(seconds=1.0, dry=True)
-            return grant(connection, asking)
+            return next_lease(connection, fence(connection, self.seat), asking)
 
     async def refuse(self, lease: str, envelope: dict[str, Any], why: str) -> None:
         digest = await asyncio.to_thread(self.ledger.store.put_bytes, canonical_json(envelope))

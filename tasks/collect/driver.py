@@ -12,13 +12,14 @@ import socket
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from blocks.canonical import canonical_json
 from blocks.errors import LedgerError, NothingToTake, StaleDriver
 from blocks.ledger import Ledger, now, record
+from blocks.ledger.prepared import Query
 from blocks.ledger.schema import runs
 from blocks.process import Process, alive, identify
 
@@ -26,8 +27,18 @@ BEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0
 """A heartbeat older than this is a dead driver, wherever it ran. On the same host its process tells at once."""
 
-_SEAT = select(runs.c.epoch, runs.c.driver, runs.c.state).where(runs.c.id == bindparam("run")).with_for_update()
 OPEN = ("planning", "running", "cancelling")
+
+
+class _Driven(NamedTuple):
+    epoch: int
+    driver: str | None
+    state: str
+
+
+_SEAT = Query(
+    select(runs.c.epoch, runs.c.driver, runs.c.state).where(runs.c.id == bindparam("run")).with_for_update(), _Driven
+)
 
 
 @dataclass(frozen=True)
@@ -128,14 +139,14 @@ def left_runs(ledger: Ledger) -> list[str]:
 
 def fence(connection: Connection, seat: Seat) -> str:
     """Refuse a stale driver, inside its own transaction; returns the run's state. Raises StaleDriver."""
-    row = connection.execute(_SEAT, {"run": seat.run}).one()
+    row = _SEAT.one(connection, run=seat.run)
     if row.epoch != seat.epoch:
         raise StaleDriver(
             f"Run {seat.run} has been taken over by {row.driver} (epoch {row.epoch}; ours was {seat.epoch}).",
             kept="The other driver goes on with it; what this one wrote before stands.",
             do=f"Nothing: `commonfleet show {seat.run}` follows it.",
         )
-    return str(row.state)
+    return row.state
 
 
 def beat(ledger: Ledger, seat: Seat) -> str:

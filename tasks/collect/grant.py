@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 import secrets
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, union_all, update
 
 from blocks.canonical import digest_bytes
 from blocks.lease import Grant, Wait
 from blocks.ledger import now, record
-from blocks.ledger.schema import lease_units, leases, machines, plan_units, runs, units
+from blocks.ledger.prepared import Change, Query, among, listed
+from blocks.ledger.schema import LIVE, WAITING, lease_units, leases, machines, plan_units, runs, units
 from tasks.collect.leases import LEASE_SECONDS, expire
 
 FIRST_LOOK, WINDOW = 32, 1000
@@ -41,52 +41,102 @@ class Asking:
 
     run: str
     machine: str
+    agent: str
+    """The id of the key that will sign what comes of it: no other key's bundles are admitted for the lease."""
+
     environments: tuple[str, ...]
     target_seconds: float = 30.0
     slots: int = 1 << 16
     """How many slots the asking agent knows of; another run may have told of more meanwhile."""
 
 
-_MACHINE = (
-    select(machines.c.slots, machines.c.wanted_by, machines.c.wanted_until, now().label("clock"))
+class _Host(NamedTuple):
+    slots: int
+    wanted_by: str | None
+    wanted_until: float | None
+    clock: float
+
+
+class _Live(NamedTuple):
+    slot: int
+    exclusive: bool
+    deadline: float
+
+
+class Queued(NamedTuple):
+    """A unit that waits, as the desk sees it."""
+
+    unit: str
+    epoch: int
+    environment: str
+    suite: str
+    estimate_seconds: float
+    exclusive: bool
+    deaths: int
+
+
+class _Left(NamedTuple):
+    id: str
+
+
+class _Body(NamedTuple):
+    unit: str
+    body: str
+
+
+_MACHINE = Query(
+    select(machines.c.slots, machines.c.wanted_by, machines.c.wanted_until, now())
     .where(machines.c.id == bindparam("machine"))
-    .with_for_update()
+    .with_for_update(),
+    _Host,
 )
-_LIVE = select(leases.c.slot, leases.c.exclusive, leases.c.deadline).where(
-    leases.c.machine == bindparam("machine"), leases.c.state == "live"
+_LIVE = Query(
+    select(leases.c.slot, leases.c.exclusive, leases.c.deadline).where(leases.c.machine == bindparam("machine"), LIVE),
+    _Live,
 )
-_QUEUE = (
+_QUEUE = Query(
     select(
         units.c.unit, units.c.epoch, units.c.environment, units.c.suite,
         units.c.estimate_seconds, units.c.exclusive, units.c.deaths,
     )
     .where(
-        units.c.run == bindparam("run"),
-        units.c.state == "pending",
-        units.c.environment.in_(bindparam("environments", expanding=True)),
+        units.c.run == bindparam("run"), WAITING, among(units.c.environment, "environments")
     )
     .order_by(units.c.position)
-    .limit(bindparam("most"))
+    .limit(bindparam("most")),
+    Queued,
 )  # fmt: skip
-_NEW_LEASE = insert(leases).values(
-    id=bindparam("id"), run=bindparam("run"), machine=bindparam("machine"), slot=bindparam("slot"),
-    token_digest=bindparam("token_digest"), granted=bindparam("granted"), deadline=bindparam("deadline"),
-    exclusive=bindparam("exclusive"), state="live",
-)  # fmt: skip
-_LEASED = (
+_NEW_LEASE = Change(
+    insert(leases).values(state="live"),
+    ("id", "run", "machine", "slot", "agent", "token_digest", "granted", "deadline", "exclusive", "state"),
+)
+# One row at a time, by its whole key: given a list of units, SQLite reads every pending one of the run instead.
+_LEASED = Change(
     update(units)
     .where(
         units.c.run == bindparam("of_run"),
-        units.c.unit.in_(bindparam("identities", expanding=True)),
+        units.c.unit == bindparam("of_unit"),
+        units.c.epoch == bindparam("of_epoch"),
         units.c.state == "pending",
     )
-    .values(state="leased", lease=bindparam("to_lease"), epoch=units.c.epoch + 1)
+    .values(state="leased", lease=bindparam("to_lease"), epoch=bindparam("to_epoch"))
 )
-_HELD = insert(lease_units)
-_BODIES = (
+_HELD = Change(insert(lease_units), ("lease", "unit", "epoch"))
+# A unit in other hands is held by a live lease: looking at those few spares looking at every unit of the run.
+_LEFT = Query(
+    union_all(
+        select(units.c.unit).where(
+            units.c.run == bindparam("run"), WAITING, among(units.c.environment, "environments")
+        ),
+        select(leases.c.id).where(LIVE, leases.c.run == bindparam("run")),
+    ).limit(1),
+    _Left,
+)
+_BODIES = Query(
     select(plan_units.c.unit, plan_units.c.body)
     .join(runs, runs.c.plan == plan_units.c.plan)
-    .where(runs.c.id == bindparam("run"), plan_units.c.unit.in_(bindparam("identities", expanding=True)))
+    .where(runs.c.id == bindparam("run"), among(plan_units.c.unit, "identities")),
+    _Body,
 )
 
 
@@ -106,7 +156,7 @@ def grant(connection: Connection, asking: Asking) -> Grant | Wait:
         if expire(connection, run=asking.run):
             return Wait(seconds=0.0, dry=False)
         return Wait(seconds=0.5, dry=not _anything_left(connection, asking))
-    if machine.wanted_by not in (None, asking.run) and machine.wanted_until > machine.clock:
+    if machine.wanted_by not in (None, asking.run) and (machine.wanted_until or 0) > machine.clock:
         return Wait(seconds=0.5, dry=False)  # another run waits for the machine to fall idle
     shared = [row for row in queue if not row.exclusive]
     if not shared:
@@ -119,7 +169,7 @@ def grant(connection: Connection, asking: Asking) -> Grant | Wait:
     return _write(connection, asking, chosen, free, exclusive=False, clock=machine.clock)
 
 
-def batch(queue: Sequence[Any], limit_seconds: float) -> list[Any]:
+def batch(queue: Sequence[Queued], limit_seconds: float) -> list[Queued]:
     """The head of the queue that one slot gets: at least one unit, and no more than `limit_seconds` worth.
 
     With R seconds left and S slots the limit is at most R / 2S: the last batches are single units, and no slot
@@ -127,7 +177,7 @@ def batch(queue: Sequence[Any], limit_seconds: float) -> list[Any]:
     """
     if queue[0].deaths >= ALONE_AFTER_DEATHS:
         return [queue[0]]
-    chosen: list[Any] = []
+    chosen: list[Queued] = []
     seconds = 0.0
     for row in queue[:MOST_UNITS]:
         if row.deaths >= ALONE_AFTER_DEATHS or (chosen and seconds + row.estimate_seconds > limit_seconds):
@@ -139,36 +189,31 @@ def batch(queue: Sequence[Any], limit_seconds: float) -> list[Any]:
 
 def bodies_of(connection: Connection, run: str, identities: Iterable[str]) -> dict[str, dict[str, Any]]:
     """What the plan says of these units: unit -> Unit.to_json()."""
-    rows = connection.execute(_BODIES, {"run": run, "identities": list(identities)})
-    return {unit: json.loads(body) for unit, body in rows}
+    rows = _BODIES.all(connection, run=run, identities=listed(identities))
+    return {row.unit: json.loads(row.body) for row in rows}
 
 
-def _look(connection: Connection, machine: str) -> tuple[Any, Sequence[Any]]:
-    held = connection.execute(_MACHINE, {"machine": machine}).one()
-    return held, connection.execute(_LIVE, {"machine": machine}).all()
+def _look(connection: Connection, machine: str) -> tuple[_Host, list[_Live]]:
+    return _MACHINE.one(connection, machine=machine), _LIVE.all(connection, machine=machine)
 
 
-def _queue(connection: Connection, asking: Asking, enough_seconds: float) -> Sequence[Any]:
-    wanted = {"run": asking.run, "environments": asking.environments}
-    head = connection.execute(_QUEUE, {**wanted, "most": FIRST_LOOK}).all()
+def _queue(connection: Connection, asking: Asking, enough_seconds: float) -> list[Queued]:
+    environments = listed(asking.environments)
+    head = _QUEUE.all(connection, run=asking.run, environments=environments, most=FIRST_LOOK)
     worth = sum(row.estimate_seconds for row in head if not row.exclusive)
     if len(head) < FIRST_LOOK or worth >= enough_seconds:
         return head
-    return connection.execute(_QUEUE, {**wanted, "most": WINDOW}).all()
+    return _QUEUE.all(connection, run=asking.run, environments=environments, most=WINDOW)
 
 
 def _anything_left(connection: Connection, asking: Asking) -> bool:
     """Whether this machine may yet get something: a unit in other hands can come back."""
-    left = select(units.c.unit).where(
-        units.c.run == asking.run,
-        units.c.state.in_(("pending", "leased")),
-        units.c.environment.in_(asking.environments),
-    )
-    return connection.scalar(left.limit(1)) is not None
+    environments = listed(asking.environments)
+    return _LEFT.first(connection, run=asking.run, environments=environments) is not None
 
 
 def _grant_alone(
-    connection: Connection, asking: Asking, unit: Any, *, idle: bool, slot: int, clock: float
+    connection: Connection, asking: Asking, unit: Queued, *, idle: bool, slot: int, clock: float
 ) -> Grant | Wait:
     """A unit that needs the machine alone: claim the machine, and take it once it has fallen idle."""
     claim = update(machines).where(machines.c.id == asking.machine)
@@ -180,19 +225,23 @@ def _grant_alone(
 
 
 def _write(
-    connection: Connection, asking: Asking, chosen: Sequence[Any], slot: int, *, exclusive: bool, clock: float
+    connection: Connection, asking: Asking, chosen: Sequence[Queued], slot: int, *, exclusive: bool, clock: float
 ) -> Grant:
-    lease = "l-" + uuid.uuid4().hex[:16]
+    # Begins with the time: what is written about one lease after the other stands together in every index.
+    lease = f"l-{int(clock * 1000):011x}{secrets.token_hex(4)}"
     token = secrets.token_urlsafe(24)
     identities = [row.unit for row in chosen]
-    row = {
-        "id": lease, "run": asking.run, "machine": asking.machine, "slot": slot, "exclusive": exclusive,
-        "token_digest": digest_bytes(token.encode()), "granted": clock, "deadline": clock + LEASE_SECONDS,
-    }  # fmt: skip
-    connection.execute(_NEW_LEASE, row)
-    changed = connection.execute(_LEASED, {"of_run": asking.run, "identities": identities, "to_lease": lease})
-    assert changed.rowcount == len(identities)  # read and written under one lock
-    connection.execute(_HELD, [{"lease": lease, "unit": row.unit, "epoch": row.epoch + 1} for row in chosen])
+    _NEW_LEASE.run(
+        connection, id=lease, run=asking.run, machine=asking.machine, slot=slot, agent=asking.agent,
+        exclusive=exclusive, token_digest=digest_bytes(token.encode()), granted=clock, deadline=clock + LEASE_SECONDS,
+    )  # fmt: skip
+    changed = _LEASED.run_many(
+        connection,
+        [{"of_run": asking.run, "of_unit": row.unit, "of_epoch": row.epoch, "to_lease": lease,
+          "to_epoch": row.epoch + 1} for row in chosen],
+    )  # fmt: skip
+    assert changed == len(chosen)  # read and written under one lock
+    _HELD.run_many(connection, [{"lease": lease, "unit": row.unit, "epoch": row.epoch + 1} for row in chosen])
     where = {"machine": asking.machine, "slot": slot}
     record(connection, "lease.granted", run=asking.run, at=clock, lease=lease, units=identities, **where)
     bodies = bodies_of(connection, asking.run, identities)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, func, insert, literal, select, update
+from sqlalchemy import Connection, and_, bindparam, insert, literal, select, update
 
 from blocks.errors import ProtocolError
 from blocks.ledger import now, record
-from blocks.ledger.schema import leases, runs, settlements, units
+from blocks.ledger.prepared import Change, Query
+from blocks.ledger.schema import LIVE, lease_units, leases, runs, settlements, units
 from tasks.collect.driver import STALE_SECONDS
 from tasks.collect.settle import settle
 
@@ -19,31 +20,47 @@ LEASE_SECONDS = 120.0
 DEATHS = 3
 """A unit that was in hand when this many leases died, the last time alone, is lost(poison)."""
 
-_RENEWED = (
+
+class _Ended(NamedTuple):
+    run: str
+    ended: float
+
+
+class _Unsettled(NamedTuple):
+    run: str
+    unit: str
+    epoch: int
+    deaths: int
+
+
+_RENEWED = Change(
     update(leases)
     .where(leases.c.id == bindparam("lease"), leases.c.state == "live", leases.c.deadline >= now())
     .values(deadline=now() + LEASE_SECONDS)
 )
-_ENDED = (
+_ENDED = Query(
     update(leases)
     .where(leases.c.id == bindparam("lease"), leases.c.state == "live")
     .values(state=bindparam("as_state"), ended=now())
-    .returning(leases.c.run, leases.c.ended)
+    .returning(leases.c.run, leases.c.ended),
+    _Ended,
 )
-_UNSETTLED = (
+_UNSETTLED = Query(
     select(units.c.run, units.c.unit, units.c.epoch, units.c.deaths)
     .where(
         units.c.run == select(leases.c.run).where(leases.c.id == bindparam("lease")).scalar_subquery(),
+        units.c.unit.in_(select(lease_units.c.unit).where(lease_units.c.lease == bindparam("lease"))),
         units.c.lease == bindparam("lease"),
         units.c.state == "leased",
     )
-    .order_by(units.c.position)
+    .order_by(units.c.position),
+    _Unsettled,
 )
 
 
 def renew(connection: Connection, lease: str) -> float:
     """Extend a live lease; returns the seconds it now has. Raises ProtocolError when it lives no more."""
-    if connection.execute(_RENEWED, {"lease": lease}).rowcount != 1:
+    if _RENEWED.run(connection, lease=lease) != 1:
         raise ProtocolError(f"Lease {lease} is not live any more.", kept="What was delivered stands.")
     return LEASE_SECONDS
 
@@ -54,7 +71,7 @@ def give_back(connection: Connection, lease: str, *, died: bool = False, in_hand
     `died` says that the runner ended without finishing: the unit in hand (where unknown, the first unsettled one)
     is then under suspicion. Ending a lease that has ended already changes nothing.
     """
-    held = _unsettled(connection, lease)
+    held = _UNSETTLED.all(connection, lease=lease)
     return _end(connection, lease, "given_back" if held or died else "done", held, _suspect(held, in_hand, died))
 
 
@@ -68,7 +85,7 @@ def expire(connection: Connection, *, machine: str | None = None, run: str | Non
     overdue = (
         select(leases.c.id, heard.label("heard"))
         .join(runs, runs.c.id == leases.c.run)
-        .where(leases.c.state == "live", leases.c.deadline < now())
+        .where(LIVE, leases.c.deadline < now())
     )
     if machine is not None:
         overdue = overdue.where(leases.c.machine == machine)
@@ -76,7 +93,7 @@ def expire(connection: Connection, *, machine: str | None = None, run: str | Non
         overdue = overdue.where(leases.c.run == run)
     ended = connection.execute(overdue).all()
     for row in ended:
-        held = _unsettled(connection, row.id)
+        held = _UNSETTLED.all(connection, lease=row.id)
         _end(connection, row.id, "expired", held, _suspect(held, None, bool(row.heard)))
     return [row.id for row in ended]
 
@@ -90,34 +107,21 @@ def end_unfinished(connection: Connection, run: str, reason: str) -> int:
     names = ["run", "unit", "ordinal", "terminal", "reason", "epoch", "settled"]
     connection.execute(insert(settlements).from_select(names, given_up))
     ended = connection.execute(update(units).where(still_open).values(state="terminal", lease=None)).rowcount
-    connection.execute(
-        update(leases).where(leases.c.run == run, leases.c.state == "live").values(state="revoked", ended=now())
-    )
+    connection.execute(update(leases).where(leases.c.run == run, LIVE).values(state="revoked", ended=now()))
     if ended:
         record(connection, "units.not_run", run=run, reason=reason, units=ended)
     return ended
 
 
-def queue_state(connection: Connection, run: str) -> dict[str, int]:
-    """How many units of a run are pending, leased and terminal."""
-    rows = connection.execute(select(units.c.state, func.count()).where(units.c.run == run).group_by(units.c.state))
-    return {"pending": 0, "leased": 0, "terminal": 0} | {row[0]: row[1] for row in rows}
-
-
-def _unsettled(connection: Connection, lease: str) -> Sequence[Any]:
-    """The units that this lease still holds, in dispatch order."""
-    return connection.execute(_UNSETTLED, {"lease": lease}).all()
-
-
-def _suspect(held: Sequence[Any], in_hand: str | None, died: bool) -> str | None:
+def _suspect(held: Sequence[_Unsettled], in_hand: str | None, died: bool) -> str | None:
     """Which unit was in hand when the lease died. A runner works in order, so it is the first unsettled one."""
     if not held or not died:
         return None
-    return in_hand if in_hand in {row.unit for row in held} else str(held[0].unit)
+    return in_hand if in_hand in {row.unit for row in held} else held[0].unit
 
 
-def _end(connection: Connection, lease: str, state: str, held: Sequence[Any], suspect: str | None) -> int:
-    ended = connection.execute(_ENDED, {"lease": lease, "as_state": state}).one_or_none()
+def _end(connection: Connection, lease: str, state: str, held: Sequence[_Unsettled], suspect: str | None) -> int:
+    ended = _ENDED.first(connection, lease=lease, as_state=state)
     if ended is None:
         return 0
     for row in held:
@@ -127,7 +131,7 @@ def _end(connection: Connection, lease: str, state: str, held: Sequence[Any], su
     return len(held)
 
 
-def _return(connection: Connection, lease: str, row: Any, deaths: int) -> None:
+def _return(connection: Connection, lease: str, row: _Unsettled, deaths: int) -> None:
     connection.execute(
         update(units)
         .where(units.c.run == row.run, units.c.unit == row.unit, units.c.lease == lease, units.c.state == "leased")

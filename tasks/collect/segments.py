@@ -25,6 +25,7 @@ from blocks.ledger import Ledger, now, record
 from blocks.ledger.bundles import Bundle, origins, uncut
 from blocks.ledger.rows import Origin, Rows, read_part
 from blocks.ledger.schema import bundles, segments
+from blocks.ledger.tables import metric_table, result_table
 
 MIN_ROWS = 50_000
 MAX_AGE_SECONDS = 60.0
@@ -163,7 +164,7 @@ def _cut(ledger: Ledger, group: tuple[str, str], taken: Sequence[Bundle], rows: 
     """Write the files of one batch and make them count. Raises _Overtaken when another cutter was faster."""
     files = [
         _write(ledger.results, group, kind, table)
-        for kind, table in (("results", rows.result_table()), ("metrics", rows.metric_table()))
+        for kind, table in (("results", result_table(rows)), ("metrics", metric_table(rows)))
         if table.num_rows
     ]
     try:

@@ -94,6 +94,24 @@ def listed(rule: Rule, most: int, least: int = 0) -> Rule:
     return check
 
 
+def table(value: Rule, most: int, key: Rule) -> Rule:
+    """An object with at most so many keys, whatever they are called."""
+
+    def check(found: Any) -> None:
+        if type(found) is not dict or len(found) > most:
+            raise Unfit(f"an object of at most {most} keys")
+        name = ""
+        try:
+            for name, held in found.items():
+                key(name)
+                value(held)
+        except Unfit as unfit:
+            unfit.where.append(f"[{name[:80]!r}]")
+            raise
+
+    return check
+
+
 def shape(rules: Mapping[str, Rule], optional: Mapping[str, Rule] | None = None) -> Rule:
     """An object with all of `rules`, and perhaps some of `optional`. Keys that nobody knows are left alone."""
     allowed = tuple((optional or {}).items())

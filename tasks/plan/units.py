@@ -9,6 +9,7 @@ from typing import Any
 from blocks.accelerators.registry import accelerator, for_slot
 from blocks.catalog.match import label
 from blocks.catalog.models import Cell, EnvironmentSpec, SuiteSpec
+from blocks.lease import NAME_CHARACTERS
 from blocks.plan import Skip, Unit
 from tasks.plan.candidates import Candidate
 from tasks.plan.discovery import NO_TESTS, Listing, Question
@@ -16,6 +17,9 @@ from tasks.plan.place import SourceTree, Unpacked
 from tasks.plan.select import select
 from tasks.plan.split import split_by_time, split_evenly
 from tasks.plan.times import Times, seconds_of
+
+SHOWN_CHARACTERS = 200
+"""Of a name that is too long so much is shown, from its start and from its end."""
 
 
 @dataclass(frozen=True)
@@ -100,15 +104,26 @@ def from_listing(part: Part, candidate: Candidate, listing: Listing) -> Iterable
     for test in listing.disabled:
         yield part.skip(label(candidate.name, test), "disabled in its source")
     disabled = set(listing.disabled)
-    tests = [test for test in listing.tests if test not in disabled]
-    if not tests:
+    enabled = [test for test in listing.tests if test not in disabled]
+    tests = [test for test in enabled if len(test) <= NAME_CHARACTERS]
+    for test in enabled:
+        if len(test) > NAME_CHARACTERS:
+            reason = f"its name has {len(test):,} characters, and a record holds at most {NAME_CHARACTERS:,}"
+            yield part.skip(_shortened(label(candidate.name, test)), reason)
+    if not enabled:
         reason = "all its tests are disabled in their source" if disabled else NO_TESTS
         yield part.skip(candidate.name, reason)
+    if not tests:
         return
     selection = select(tests, part.cell, candidate.name, part.suite.sample_by)
     for reason in selection.omitted:
         yield part.skip(candidate.name, reason)
     yield from _pieces(part, candidate, spec, selection.tests, tests)
+
+
+def _shortened(name: str) -> str:
+    """A name that people can still recognise, for a list of what was left out."""
+    return f"{name[:SHOWN_CHARACTERS]}[...]{name[-SHOWN_CHARACTERS:]}"
 
 
 def _pieces(

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Table, insert, select, update
+from sqlalchemy import Connection, Table, func, insert, select, update
 
 from blocks.canonical import canonical_json
 from blocks.errors import LedgerError
 from blocks.ledger.events import record
 from blocks.ledger.schema import now, plan_units, plans, runs, units
-from blocks.plan import Environment, Plan, Skip, Unit, unit_from_json
+from blocks.plan import Environment, Plan, Unit
 
 BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A written plan without its units and omissions: what a driver has to know of it."""
+
+    id: str
+    environments: tuple[Environment, ...]
+    sources: Mapping[str, str]
+    """suite -> digest of the suite's own files"""
+    units: int
+    estimate_seconds: float
 
 
 def write_plan(connection: Connection, run_id: str, plan: Plan) -> None:
@@ -41,24 +53,23 @@ def write_plan(connection: Connection, run_id: str, plan: Plan) -> None:
     record(connection, "plan.written", run=run_id, plan=plan_id, **counts(plan))
 
 
-def read_plan(connection: Connection, plan_id: str) -> Plan:
-    """The plan with that id, units by name (a run's order of dispatch is in its own rows).
+def planned(connection: Connection, run_id: str) -> Planned | None:
+    """What a run has planned; None when it had not come so far."""
+    query = select(plans.c.id, plans.c.document).join(runs, runs.c.plan == plans.c.id).where(runs.c.id == run_id)
+    row = connection.execute(query).first()
+    if row is None:
+        return None
+    document = json.loads(row.document)
+    sums = select(func.count(), func.sum(units.c.estimate_seconds)).where(units.c.run == run_id)
+    count, seconds = connection.execute(sums).one()
+    environments = tuple(Environment(**body) for body in document["environments"])
+    return Planned(row.id, environments, document["sources"], count, seconds)
 
-    Raises LedgerError when there is none.
-    """
-    text = connection.scalar(select(plans.c.document).where(plans.c.id == plan_id))
-    if text is None:
-        raise LedgerError(f"The ledger has no plan {plan_id}.", do="Look at `commonfleet runs`.")
-    document = json.loads(text)
-    rows = connection.execute(
-        select(plan_units.c.body).where(plan_units.c.plan == plan_id).order_by(plan_units.c.name, plan_units.c.unit)
-    )
-    return Plan(
-        environments=tuple(Environment(**body) for body in document["environments"]),
-        units=tuple(unit_from_json(json.loads(row.body)) for row in rows),
-        left_out=tuple(Skip(**body) for body in document["left_out"]),
-        sources=document["sources"],
-    )
+
+def estimated_seconds(connection: Connection, run_id: str, chosen: Collection[str]) -> float:
+    """What these units of the run were expected to take."""
+    some = select(func.sum(units.c.estimate_seconds)).where(units.c.run == run_id, units.c.unit.in_(chosen))
+    return float(connection.scalar(some) or 0.0)
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:

@@ -4,20 +4,22 @@ spool, signs it, and gives back what is left.
     adopt what a dead agent left ─► per slot: ask ─► start ─► (watch, deliver, renew)* ─► give back ─► ask ...
 
 Nothing here is needed for finished work to survive: the runner outlives this process, and the next agent finds its
-lease folders by asking the machine.
+lease folders by asking the machine. A pipe that is lost is opened again below us (`tasks.run.pipe`); calls then take
+longer, and nothing may be concluded from what was not heard meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from blocks.canonical import canonical_json
 from blocks.errors import HostError, ProtocolError, TrustError, innermost
-from blocks.lease import PROTOCOL, Grant, Order, OrderedUnit
+from blocks.lease import PROTOCOL, Grant, Order, OrderedUnit, Wait
 from blocks.signing import BUNDLE_TYPE, Key, sign
+from tasks.collect.admit import Admission
 from tasks.collect.desk import Desk
 from tasks.collect.grant import Asking
 from tasks.collect.leases import LEASE_SECONDS
@@ -31,6 +33,11 @@ GONE_SECONDS = 15.0
 """How long a lease may be missing on its machine before we believe that it is gone."""
 
 REFUSED_CHARACTERS = 1 << 20
+
+
+T = TypeVar("T")
+Said = tuple[Grant | Wait, float]
+"""What the desk said to a slot that asked, and when it was asked, by our own clock."""
 
 
 class Refused(Exception):
@@ -82,6 +89,8 @@ class Agent:
     delivered: Callable[[Mapping[str, Any]], None] = lambda _: None
     lanes: list[Lane] = field(default_factory=list)
     status: dict[str, dict[str, Any]] = field(default_factory=dict)
+    looked: float = 0.0
+    """When the machine was asked for `status`, by the loop's clock. While the pipe is lost this stands still."""
 
     async def work(self, leased: Collection[str]) -> None:
         """Serve until the queue is dry. `leased`: this run's live leases on this machine, from before our time."""
@@ -104,16 +113,20 @@ class Agent:
 
         The machine is told first that the run is over there, so that a start which is still on its way is refused.
         """
-        await self.ready.pipe.call("claim", run=self.run, epoch=self.epoch, over=True)
+        await self.ready.pipe.greet("claim", run=self.run, epoch=self.epoch, over=True)
         ours = [runner for runner in await self._runners() if runner["run"] == self.run]
         await asyncio.gather(*(self._end(runner["lease"], runner["acked"]) for runner in ours))
 
     async def _lane(self, lane: Lane) -> None:
         held = len(self.ready.accelerators[next(iter(self.ready.accelerators))])
-        asking = Asking(self.run, self.ready.machine, tuple(self.ready.builds), self.target_seconds, held)
+        asking = Asking(self.run, self.ready.machine, self.key.id, tuple(self.ready.builds), self.target_seconds, held)
+        clock = asyncio.get_running_loop().time
+        said: Said | None = None
         while True:
-            asked = asyncio.get_running_loop().time()
-            answer = await self.desk.ask(asking)
+            answer, asked = said or (None, clock())
+            if answer is None:
+                answer = await self.desk.ask(asking)
+            said = None
             if "dry" in answer:
                 if answer["dry"]:
                     return
@@ -121,22 +134,26 @@ class Agent:
                 continue
             lane.lease = answer["lease"]
             lane.names = {unit["id"]: unit["name"] for unit in answer["units"]}
-            late = asyncio.get_running_loop().time() - asked
-            await self.ready.pipe.call("start", order=self._order(answer, late))
-            await self._follow(lane, answer["lease"], 0)
+            await self.ready.pipe.call("start", order=self._order(answer, clock() - asked))
+            said = await self._follow(lane, answer["lease"], 0, asked, asking)
             lane.lease, lane.in_hand = "", ""
 
-    async def _follow(self, lane: Lane, lease: str, acked: int) -> None:
-        """Watch one runner to its end, delivering and renewing on the way. `acked` is the last part delivered."""
+    async def _follow(
+        self, lane: Lane, lease: str, acked: int, renewed: float, asking: Asking | None = None
+    ) -> Said | None:
+        """Watch one runner to its end, delivering and renewing on the way. `acked` is the last part delivered,
+        `renewed` when the lease was granted or renewed: a start over a lost pipe may have taken a while.
+
+        With `asking`, the slot's next lease may come with the end of this one."""
         clock = asyncio.get_running_loop().time
-        spooled, delivered, renewed, seen = 0, clock(), clock(), clock()
+        spooled, delivered, seen = 0, clock(), clock()
         lost = False
         while True:
             await asyncio.sleep(POLL_SECONDS)
             state = self.status.get(lease)
             if state is None or state["pid"] is None:
                 # The watcher has looked before it was started, or in the middle of that; or it is gone for good.
-                if clock() - seen > GONE_SECONDS:
+                if self.looked - seen > GONE_SECONDS:
                     await self.desk.give_back(lease, died=True, in_hand=None)
                     return None
                 continue
@@ -149,12 +166,13 @@ class Agent:
                 try:
                     acked = await self._deliver(lease, acked)
                 except Refused as refused:
-                    return await self._refused(lease, refused)
+                    await self._refused(lease, refused)
+                    return None
             if not lost and clock() - renewed >= RENEW_SECONDS:
                 renewed, lost = clock(), not await self._renew(lease)
                 if lost:
                     await self.ready.pipe.call("stop", lease=lease, grace_seconds=STOP_SECONDS)
-        return await self._finish(lease, acked)
+        return await self._finish(lease, acked, asking)
 
     async def _renew(self, lease: str) -> bool:
         try:
@@ -165,33 +183,55 @@ class Agent:
 
     async def _deliver(self, lease: str, acked: int) -> int:
         """Deliver the next part, if there is one; returns the number of the last part delivered. Raises Refused."""
-        part = (await self.ready.pipe.call("collect", lease=lease, acked=acked))["part"]
+        part = (await self._collected(lease, acked))["part"]
         return acked if part is None else await self._admit(part)
 
     async def _end(self, lease: str, acked: int) -> None:
         await self.ready.pipe.call("stop", lease=lease, grace_seconds=STOP_SECONDS)
         await self._finish(lease, acked)
 
-    async def _finish(self, lease: str, acked: int) -> None:
+    async def _finish(self, lease: str, acked: int, asking: Asking | None = None) -> Said | None:
         """The runner is over, however it ended: deliver the rest, give back what is left, forget the folder."""
+        said: Said | None = None
         try:
-            while (answer := await self.ready.pipe.call("collect", lease=lease, acked=acked))["part"] is not None:
-                acked = await self._admit(answer["part"])
+            while not said and (answer := await self._collected(lease, acked))["part"] is not None:
+                if asking is not None and answer["done"] and answer["part"]["records"][-1]["seq"] == answer["spooled"]:
+                    said = await self._turned(answer["part"], asking)
+                else:
+                    acked = await self._admit(answer["part"])
         except Refused as refused:
-            return await self._refused(lease, refused)
-        await self.desk.give_back(lease, died=not answer["done"], in_hand=answer["in_hand"])
+            await self._refused(lease, refused)
+            return None
+        if not said:
+            await self.desk.give_back(lease, died=not answer["done"], in_hand=answer["in_hand"])
         await self.ready.pipe.call("forget", lease=lease)
-        return None
+        return said
+
+    async def _collected(self, lease: str, acked: int) -> dict[str, Any]:
+        return await self.ready.pipe.call("collect", lease=lease, acked=acked)
 
     async def _admit(self, part: Mapping[str, Any]) -> int:
+        admission = await self._sent(part, self.desk.deliver)
+        self._told(part, admission)
+        return int(part["part"])
+
+    async def _turned(self, part: Mapping[str, Any], asking: Asking) -> Said:
+        """Deliver the last part of a lease whose runner has finished, and ask for the next one with it."""
+        asked = asyncio.get_running_loop().time()
+        admission, answer = await self._sent(part, lambda envelope, key: self.desk.turn(envelope, key, asking))
+        self._told(part, admission)
+        return answer, asked
+
+    async def _sent(self, part: Mapping[str, Any], send: Callable[[dict[str, Any], bytes], Awaitable[T]]) -> T:
+        """Sign a part and send it. Raises Refused where the desk does not take it."""
         try:
-            envelope = sign(self.key, BUNDLE_TYPE, canonical_json(part))
-            admission = await self.desk.deliver(envelope, self.key.public)
+            return await send(sign(self.key, BUNDLE_TYPE, canonical_json(part)), self.key.public)
         except (ProtocolError, TrustError, ValueError) as error:
             raise Refused(dict(part), str(error)) from error
+
+    def _told(self, part: Mapping[str, Any], admission: Admission) -> None:
         if admission.fresh:
             self.delivered(part)
-        return int(part["part"])
 
     async def _refused(self, lease: str, refused: Refused) -> None:
         """A part that the desk does not take ends its lease, as a death would: the other lanes go on."""
@@ -200,22 +240,22 @@ class Agent:
         await self.desk.give_back(lease, died=True, in_hand=None)
         await self.ready.pipe.call("forget", lease=lease)
 
-    async def _adopt(self, leased: Collection[str]) -> list[Coroutine[Any, Any, None]]:
+    async def _adopt(self, leased: Collection[str]) -> list[Coroutine[Any, Any, object]]:
         """What dead agents left on this machine: running runners are followed, finished ones delivered.
 
         The claim comes first: from then on the machine obeys no driver of this run that was before us. Runners of
         runs that are over are ended too; what they finished still arrives, as late evidence.
         """
-        await self.ready.pipe.call("claim", run=self.run, epoch=self.epoch)
+        await self.ready.pipe.greet("claim", run=self.run, epoch=self.epoch)
         runners = await self._runners()
         found = {runner["lease"]: runner for runner in runners if runner["run"] == self.run}
         for lease in set(leased) - set(found):  # granted, but the machine never heard of it
             await self.desk.give_back(lease, died=False, in_hand=None)
-        lives: list[Coroutine[Any, Any, None]] = []
+        lives: list[Coroutine[Any, Any, object]] = []
         for lease, runner in found.items():
             still_ours = runner["alive"] and lease in leased and await self._renew(lease)
-            acked = runner["acked"]
-            lives.append(self._follow(Lane(lease), lease, acked) if still_ours else self._end(lease, acked))
+            acked, renewed = runner["acked"], asyncio.get_running_loop().time()
+            lives.append(self._follow(Lane(lease), lease, acked, renewed) if still_ours else self._end(lease, acked))
         over = await self.desk.abandoned({str(runner["run"]) for runner in runners} - {self.run})
         lives.extend(self._end(runner["lease"], runner["acked"]) for runner in runners if runner["run"] in over)
         return lives
@@ -225,8 +265,11 @@ class Agent:
 
     async def _watch(self) -> None:
         """One look at the machine for all lanes."""
+        clock = asyncio.get_running_loop().time
         while True:
+            asked = clock()
             self.status = {runner["lease"]: runner for runner in await self._runners()}
+            self.looked = asked
             await asyncio.sleep(POLL_SECONDS)
 
     def _order(self, grant: Grant, late_seconds: float) -> Order:

@@ -18,7 +18,7 @@ from blocks.plan import Environment
 from blocks.store import Store
 from tasks.build.provenance import check_build
 from tasks.plan.place import SourceTree, Unpacked
-from tasks.provision.local import Held
+from tasks.provision.held import Held
 from tasks.run.agent import Ready
 
 UNPACK_SECONDS = 900.0
@@ -39,7 +39,8 @@ async def unpack_sources(held: Held, store: Store, suite: str, digest: str) -> S
 
 async def _unpack(held: Held, store: Store, digest: str, artifacts: tuple[Artifact, ...]) -> Path:
     listed = [
-        {"role": a.role, "name": a.name, "digest": a.digest, "path": str(store.path(a.digest))} for a in artifacts
+        {"role": a.role, "name": a.name, "digest": a.digest, "path": await held.bring(store.path(a.digest))}
+        for a in artifacts
     ]
     answer = await held.pipe.call("unpack", timeout=UNPACK_SECONDS, digest=digest, artifacts=listed)
     return Path(answer["root"])

@@ -27,7 +27,6 @@ class Watch:
     finished_seconds: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter)
     agents: Sequence[Agent] = ()
-    estimates: Mapping[str, float] = field(default_factory=dict)  # unit -> seconds
     testing_since: float | None = None
 
     def at(self, phase: str, note: str = "") -> None:
@@ -38,11 +37,11 @@ class Watch:
         """Say what exactly is going on in this phase."""
         self.note = note
 
-    def delivered(self, part: Mapping[str, Any]) -> None:
-        """Count what an admitted part brought."""
+    def delivered(self, part: Mapping[str, Any], estimate_seconds: float) -> None:
+        """Count what an admitted part brought: units that were expected to take so long in all."""
+        self.finished_seconds += estimate_seconds
         for line in part["records"]:
             self.finished += 1
-            self.finished_seconds += self.estimates.get(line["unit"], 0.0)
             for attempt in line["attempts"]:
                 if attempt["mode"] == "company":
                     self.outcomes.update(result["outcome"] for result in attempt["results"])

@@ -1,8 +1,8 @@
 """Lease cycles: 8 processes that lease, admit and settle batches of 10 units at once, on one SQLite ledger.
 
-A cycle is three transactions: the grant (10 units), the admission of one part with 10 attempts (settling each), and
-the end of the lease, with their events. Measured twice: SQL and events only, then with the signed part written to the
-store and fsynced before its admission, as in a real run.
+A cycle is one turn of a slot, in one transaction: the admission of a part with 10 attempts (settling each), the end
+of its lease and the grant of the next 10 units, with their three events. Measured twice: SQL and events only, then
+with the signed part written to the store and fsynced before its admission, as in a real run.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ import multiprocessing
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from blocks.canonical import canonical_json, digest_bytes
+from blocks.lease import Part
 from blocks.ledger import Ledger, open_ledger
 from blocks.plan import Unit
-from blocks.signing import BUNDLE_TYPE, Key, load_or_make_key, sign
+from blocks.signing import BUNDLE_TYPE, load_or_make_key, sign
 from blocks.store import Store
-from tasks.collect.admit import admit, admit_checked
+from tasks.collect.admit import check
 from tasks.collect.driver import Seat, fence
 from tasks.collect.grant import Asking, grant
-from tasks.collect.leases import give_back
+from tasks.collect.turn import turn, turned
 from tests.tasks.collect.conftest import finished, open_night
 
 PROCESSES = 8
@@ -91,34 +93,28 @@ def _cycle(
 ) -> None:
     ledger = _open(Path(folder))
     key = load_or_make_key(Path(folder) / "key")
-    asking = Asking(seat.run, f"m{number}", ("e",), target_seconds=float(UNITS))
+    asking = Asking(seat.run, f"m{number}", key.id, ("e",), target_seconds=float(UNITS))
     took = []
     ready.wait(120)
     go.wait()
     end = time.monotonic() + seconds
+    with ledger.write() as connection:
+        fence(connection, seat)
+        lease = grant(connection, asking)
     while (began := time.monotonic()) < end:
-        with ledger.write() as connection:
-            fence(connection, seat)
-            lease = grant(connection, asking)
         assert "lease" in lease, lease
         part = _part(lease["lease"], [unit["id"] for unit in lease["units"]])
-        _deliver(ledger, key, seat, part, durable=durable)
-        with ledger.write() as connection:
-            fence(connection, seat)
-            give_back(connection, lease["lease"])
+        if durable:
+            envelope = sign(key, BUNDLE_TYPE, canonical_json(part))
+            _, lease = turn(ledger, envelope, key.public, asking, seat)
+        else:
+            body = canonical_json(part)
+            received = replace(check(ledger, part, key.id), digest=digest_bytes(body), bytes=len(body))
+            _, lease = turned(ledger, received, asking, seat)
         took.append(time.monotonic() - began)
     times.put(took)
 
 
-def _part(lease: str, units: list[str]) -> dict[str, Any]:
-    return {"protocol": 1, "lease": lease, "part": 1, "records": [finished(unit) for unit in units]}
-
-
-def _deliver(ledger: Ledger, key: Key, seat: Seat, part: dict[str, Any], *, durable: bool) -> None:
-    if durable:
-        admit(ledger, sign(key, BUNDLE_TYPE, canonical_json(part)), key.public, seat=seat)
-        return
-    body = canonical_json(part)
-    with ledger.write() as connection:
-        fence(connection, seat)
-        admit_checked(connection, part, digest_bytes(body), len(body), key.id)  # type: ignore[arg-type]
+def _part(lease: str, units: list[str]) -> Part:
+    records: Any = [finished(unit) for unit in units]
+    return {"protocol": 1, "lease": lease, "part": 1, "records": records}

@@ -17,13 +17,14 @@ from blocks.store import Store, free_bytes
 WRITER = """
 import resource, sys
 from pathlib import Path
+from blocks.errors import LedgerError
 from blocks.store import Store
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 store = Store(Path(sys.argv[1]))
 try:
     store.put_file(Path(sys.argv[2])) if sys.argv[2] else store.put_bytes(b"x" * (3 << 20))
-except OSError as error:
-    print(error.strerror)
+except LedgerError as error:
+    print(error.what)
 """
 
 
@@ -80,7 +81,7 @@ def test_a_write_that_fails_half_way_leaves_nothing(store: Store, tmp_path: Path
         Path(path).write_bytes(os.urandom(3 << 20))
     argv = [sys.executable, "-c", WRITER, str(store.root), str(path)]
     shown = subprocess.run(argv, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True)
-    assert shown.stdout == "File too large\n"
+    assert shown.stdout == f"The store {store.root} cannot be written: File too large.\n"
     assert files(store) == []
 
 

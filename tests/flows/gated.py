@@ -53,7 +53,7 @@ class Work:
 
     def running(self) -> list[str]:
         """Command lines of the units that run at this moment."""
-        shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        shown = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
         return [line for line in shown.splitlines() if line.startswith("sh -c") and str(self.folder) in line]
 
 

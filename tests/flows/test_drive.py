@@ -62,7 +62,7 @@ def nap(root: Path) -> str:
 
 
 def still_sleeping(env: dict[str, str]) -> bool:
-    shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    shown = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True).stdout
     return nap(Path(env["COMMONFLEET_HOME"]).parent) in shown
 
 

@@ -48,6 +48,22 @@ def test_the_api_listens_on_this_machine_only(installation: Installation) -> Non
     assert ours == [f"0100007F:{installation.port:04X}"]
 
 
+def test_the_server_at_rest_leaves_the_machine_to_the_work(installation: Installation) -> None:
+    stat_file = Path(f"/proc/{installation.record.children['server'].pid}/stat")
+
+    def cpu_seconds() -> float:
+        user, system = stat_file.read_text().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+    def share_of_a_core(seconds: float) -> float:
+        before = cpu_seconds()
+        time.sleep(seconds)
+        return (cpu_seconds() - before) / seconds
+
+    # The quietest of several moments: its scheduler and its vacuum do work now and then. One that spins always does.
+    assert min(share_of_a_core(1.0) for _ in range(6)) < 0.2
+
+
 @pytest.mark.parametrize("password", [None, "", "wrong"])
 @pytest.mark.parametrize("user", [database.ADMIN, database.ROLE])
 async def test_a_database_connection_without_the_password_is_refused(

@@ -13,7 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
-_STATED = re.compile(r"PYTHONPATH|PYTHONHASHSEED|[A-Z0-9_]+_(NUM_THREADS|COMPILE_THREADS|LIBRARY_PATH|VISIBLE_DEVICES)")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OF_THE_MACHINE = frozenset({"HOME", "PATH", "PWD", "TMPDIR"})
+_NEVER = frozenset({"BASH_ENV", "ENV", "IFS", "LD_AUDIT", "LD_PRELOAD", "SHELLOPTS", "BASHOPTS", "PS4"})
+"""Variables by which a record from elsewhere would change what the reader's own shell or loader does."""
 _UNPACKED = re.compile(r"^(.*/builds)/[0-9a-f]{64}(?:/|$)")
 """Where a machine unpacks builds and the sources of suites: side by side, by digest."""
 
@@ -85,5 +88,7 @@ def _libraries(kind: str, site: str) -> dict[str, str]:
 
 
 def _stated(env: Any) -> dict[str, str]:
-    """Of the recorded variables those that change what a test does."""
-    return {str(k): str(v) for k, v in env.items() if _STATED.fullmatch(str(k))} if isinstance(env, Mapping) else {}
+    """Of the recorded variables those that mean something elsewhere, and can be stated at all."""
+    left_out = _OF_THE_MACHINE | _NEVER
+    named = env.items() if isinstance(env, Mapping) else ()
+    return {str(k): str(v) for k, v in named if _NAME.fullmatch(str(k)) and str(k) not in left_out}

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from . import benchmark, command, company, gtest, posix, process, pytest_kind, records, sandbox, spool, workplace
+from . import benchmark, command, company, disk, gtest, posix, process, pytest_kind, records, sandbox, spool, workplace
 from .output import Output
 from .records import BAD, Json
 
@@ -88,9 +88,10 @@ def _place(ground: Ground, unit: Json, work: str) -> workplace.Place:
                 python_prefixes=ground.prefixes,
                 accelerator=order.get("accelerator") or {},
                 threads=int(order.get("threads") or 1),
-                extra_env=order.get("env") or {},
+                # The unit's own come last: where it is a fixed shard, they say which one.
+                extra_env={**(order.get("env") or {}), **(unit["spec"].get("env") or {})},
                 memory_bytes=int(unit["memory_bytes"]) if unit.get("memory_bytes") else None,
-                mark=mark(str(order["lease"])),
+                mark=mark(ground.folder),
             )
         except OSError as error:
             if error.errno not in spool.FULL or ground.give_up():
@@ -98,9 +99,10 @@ def _place(ground: Ground, unit: Json, work: str) -> workplace.Place:
         time.sleep(spool.RETRY_SECONDS)
 
 
-def mark(lease: str) -> str:
-    """The variable by which processes of an unsandboxed unit are found again when their runner is dead."""
-    return "COMMONFLEET_LEASE=" + lease
+def mark(folder: str) -> str:
+    """The variable by which processes of an unsandboxed unit are found again when their runner is dead: by the folder
+    of its lease, since another machine's folder on this host may hold a lease of the same name."""
+    return "COMMONFLEET_LEASE=" + os.path.realpath(folder)
 
 
 def _run_kind(
@@ -108,13 +110,19 @@ def _run_kind(
 ) -> Tuple[Json, List[str]]:
     kind, spec = str(unit["kind"]), unit["spec"]
     limits = process.Limits(
-        float(unit["timeout_seconds"]), float(unit["test_timeout_seconds"]), unit.get("memory_bytes") or None
+        float(unit["timeout_seconds"]),
+        float(unit["test_timeout_seconds"]),
+        unit.get("memory_bytes") or None,
+        _room(ground.order, place.work),
     )
+    unlisted = spec.get("unlisted") if alone is None else None
+    why = f"its tests could not be listed for the plan: {unlisted}" if unlisted else ""
     if kind in LISTED_KINDS:
         planned = list(unit["tests"]) if alone is None else [alone]
         done, results = LISTED_KINDS[kind](place, spec, planned, limits, ground.around, output)
-        return _of_company(done, results), _worth_alone(done)
-    once = process.Limits(limits.seconds, None, limits.memory_bytes)
+        filled = _of_company(done, results)
+        return {**filled, "note": _join(why, filled["note"])}, _worth_alone(done)
+    once = replace(limits, quiet_seconds=None)
     metrics: List[Json] = []
     note = ""
     if kind == "command":
@@ -130,12 +138,19 @@ def _run_kind(
         "processes": [ended.record()] if ended else [],
         "peak_memory_bytes": ended.peak_memory_bytes if ended else None,
         "survivors": single.survivors,
-        "note": note,
+        "note": _join(note, f"the process {ended.how()}" if ended and ended.killed == "disk" else ""),
     }
     # Tried again as a whole, since it has no parts; one that used up all its time would only do so again.
     ran_through = ended is not None and not ended.killed
     again = alone is None and ran_through and any(one["outcome"] in BAD for one in results)
     return filled, [str(unit["name"])] if again else []
+
+
+def _room(order: Json, work: str) -> disk.Room:
+    """An order may say how much; otherwise it is what this runner says."""
+    return disk.Room(
+        work, int(order.get("work_bytes") or disk.WORK_BYTES), int(order.get("work_files") or disk.WORK_FILES)
+    )
 
 
 def _of_company(done: company.Company, results: Sequence[Json]) -> Json:

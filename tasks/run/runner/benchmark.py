@@ -13,7 +13,7 @@ from typing import Any, List, Mapping, Optional, Tuple
 
 from . import process, single
 from .output import Output
-from .records import BAD, SEVERITY, Json, clean, result
+from .records import BAD, SEVERITY, Json, named, result
 from .workplace import Place
 
 REPORT_BYTES = 64 << 20
@@ -82,11 +82,11 @@ def _result(body: Mapping[str, Any], script: str, model: str) -> Json:
 
 def _metric(body: Mapping[str, Any], model: str) -> Json:
     metric: Json = {
-        "model": clean(str(body.get("model") or model)),
-        "mode": clean(str(body.get("mode") or "")),
-        "name": clean(str(body["name"])),
+        "model": named(str(body.get("model") or model)),
+        "mode": named(str(body.get("mode") or "")),
+        "name": named(str(body["name"])),
         "value": _finite(body["value"]),
-        "unit": clean(str(body.get("unit") or "")),
+        "unit": named(str(body.get("unit") or "")),
     }
     for bound in ("low", "high"):
         if body.get(bound) is not None:

@@ -21,7 +21,7 @@ NOBODY: Json = {"epoch": 0, "over": -1}
 """`over`: every start up to this epoch is refused, since the run is being stopped."""
 
 
-def hold(root: str) -> AbstractContextManager[None]:
+def hold(root: str) -> AbstractContextManager[str]:
     """While this is held no claim is made: what was allowed a moment ago still is."""
     return folders.held(os.path.join(root, "runs"))
 

@@ -7,15 +7,19 @@ and every planned test has exactly one finding.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, List, Optional, Sequence, Set
 
-from . import posix, process
+from . import posix, process, workplace
 from .output import Output, Tail
 from .records import BAD, Json, worst
 from .workplace import Place
 
 TAIL_BYTES = 4096
+NAMED = 5
+NAME_CHARACTERS = 200
+"""How many tests a note names, and how long a name in it may be."""
 
 
 class Stopped(Exception):
@@ -152,9 +156,7 @@ def run(
         tail = Tail(TAIL_BYTES)
         progress.begin(launch.batch)
         try:
-            ended = _run_one(
-                launch, process.Limits(left, limits.quiet_seconds, limits.memory_bytes), around, output, tail, progress
-            )
+            ended = _run_one(launch, replace(limits, seconds=left), around, output, tail, progress)
         except OSError as error:
             progress.settle(progress.remaining(), "error", f"the program cannot be started: {error}")
             company.befell("error", f"the program cannot be started: {error}")
@@ -162,6 +164,8 @@ def run(
         _record(company, ended, survivors)
         complete = launch.conclude(ended)
         _say_if_it_ended_badly(company, ended, launch.good_exits)
+        if ended.killed == "disk":
+            _make_room(place)
         if not _settle(company, ended, complete, launch.own_part, tail, limits):
             break
     return company
@@ -221,8 +225,7 @@ def _settle(
         _not_reached(company, limits.seconds)
         return False
     if complete:
-        unreported = [name for name in progress.batch if name not in progress.findings]
-        progress.settle(unreported, "error", "planned, but the process did not report this test")
+        _unreported(company)
         progress.open = False
     elif not progress.advanced:
         message = "the process {} before any test started\n{}".format(
@@ -231,6 +234,23 @@ def _settle(
         progress.settle(progress.remaining(), "error", message)
         return False
     return True
+
+
+def _unreported(company: Company) -> None:
+    """Tests that a process was asked for, and came to its end without a word of."""
+    progress = company.progress
+    unreported = [name for name in progress.batch if name not in progress.findings]
+    if unreported:
+        progress.settle(unreported, "error", "planned, but the process did not report this test")
+        more = f" and {len(unreported) - NAMED} more" if len(unreported) > NAMED else ""
+        named = ", ".join(name[:NAME_CHARACTERS] for name in unreported[:NAMED])
+        company.notes.append(f"planned, but not reported by their process: {named}{more}")
+
+
+def _make_room(place: Place) -> None:
+    """The next process begins with an empty folder; else it would be ended for what the one before it wrote."""
+    workplace.remove(place.work)
+    os.makedirs(place.work, exist_ok=True)
 
 
 def _blame(progress: Progress, ended: process.Ended, printed: str, limits: process.Limits) -> None:
@@ -245,6 +265,8 @@ def _blame(progress: Progress, ended: process.Ended, printed: str, limits: proce
     elif ended.killed == "memory":
         message = f"went over the memory limit of {limits.memory_bytes} bytes"
         finding = Finding("crashed", seconds, f"{message}\n{printed}")
+    elif ended.killed == "disk":
+        finding = Finding("crashed", seconds, f"{ended.beyond}\n{printed}")
     else:
         finding = Finding("crashed", seconds, f"the process {ended.how()}, inside this test\n{printed}")
     progress.finished(name, finding)
@@ -262,6 +284,8 @@ def _say_if_it_ended_badly(company: Company, ended: process.Ended, good_exits: S
     """A process that went wrong between or after its tests: no test is to blame, and yet it is not nothing."""
     progress = company.progress
     if progress.in_hand is not None:
+        if ended.killed == "disk":
+            company.notes.append(f"a process {ended.how()}, inside {progress.in_hand[:NAME_CHARACTERS]}")
         return
     outcomes = [progress.findings[name].outcome for name in progress.batch if name in progress.findings]
     if ended.killed in ("time", "quiet"):

@@ -9,7 +9,7 @@ import os
 import re
 from typing import Any, Callable, Dict, List, Mapping, Tuple
 
-from . import folders, posix, process, pytest_kind, sandbox, workplace
+from . import disk, folders, posix, process, pytest_kind, sandbox, workplace
 from .company import Progress
 from .output import Output
 from .records import MESSAGE_CAP, Json, clean
@@ -66,7 +66,8 @@ def _run(place: workplace.Place, command: process.Command, seconds: float) -> Tu
         if len(listing) < LISTING_BYTES:
             listing.extend(data)
 
-    ended = process.run(command, process.Limits(seconds), stdout, shown.add, posix.clock, process.Surroundings())
+    limits = process.Limits(seconds, room=disk.Room(place.work))
+    ended = process.run(command, limits, stdout, shown.add, posix.clock, process.Surroundings())
     return ended, bytes(listing), shown.text()
 
 

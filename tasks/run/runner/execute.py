@@ -19,15 +19,17 @@ from .records import Json
 GRACE_SECONDS = 3600.0
 """How long after the lease's deadline a finished unit still waits for room on a full disk."""
 
+TAKEN = 3
+
 
 def run(folder: str) -> int:
-    """Work off the lease in `folder`. Exit code 0 when it came to an end it could write down, 3 when another runner
-    has this lease already."""
+    """Work off the lease in `folder`. Exit code 0 when it came to an end it could write down, TAKEN when another
+    runner has this lease already."""
     folder = os.path.abspath(folder)
     began = posix.clock()
     if not _lock(folder):
         print("another runner works on this lease", file=sys.stderr)
-        return 3
+        return TAKEN
     posix.set_limits()
     posix.become_subreaper()
     stop = _Stop()
@@ -115,16 +117,26 @@ class _Lease:
 
     def take_in_hand(self, unit: str, seq: int) -> None:
         self.in_hand, self.seq = unit, seq
-        self.note_in_hand(None)
+        # Not synced: it tells a living agent what runs, and after a crash of the machine nothing runs.
+        self.write(self.in_hand_path, self.hand(None), durable=False)
 
-    def note_in_hand(self, pid: Optional[int]) -> None:
-        """Not synced: it tells a living agent what runs, and after a crash of the machine nothing runs."""
-        body = {"unit": self.in_hand, "seq": self.seq, "process": posix.identity(pid) if pid else None}
-        self.write(os.path.join(self.folder, "in_hand.json"), body, durable=False)
+    @property
+    def in_hand_path(self) -> str:
+        return os.path.join(self.folder, "in_hand.json")
+
+    def hand(self, pid: Optional[int]) -> Json:
+        return {"unit": self.in_hand, "seq": self.seq, "process": posix.identity(pid) if pid else None}
 
     def process_started(self, pid: int) -> None:
-        if self.ground.sandbox.kind == "none":
-            self.note_in_hand(pid)  # A sandbox dies with us; without one, others must be able to find the process.
+        """Others must be able to find a process that does not die with us, as one in a sandbox does."""
+        if self.ground.sandbox.kind != "none":
+            return
+        try:
+            spool.write(self.in_hand_path, spool.encode(self.hand(pid)), durable=False)
+        except OSError:
+            # The unit may be removing this very folder. It is put back when no process of the unit is left: of what
+            # is put back under its hands, it would remove a part.
+            pass
 
     def give_up(self) -> bool:
         return self.stop.wanted or posix.clock() > self.deadline + GRACE_SECONDS

@@ -16,16 +16,26 @@ from . import workplace
 
 
 @contextmanager
-def held(folder: str) -> Iterator[None]:
+def held(folder: str) -> Iterator[str]:
     """Wait until nobody else holds `folder`, and hold it: against other processes and against our own threads.
 
-    It goes with the process, however that ends. Raises FileNotFoundError where there is no such folder (any more).
+    Gives a path that means this very folder, also when another one has taken its place meanwhile. It goes with the
+    process, however that ends. Raises FileNotFoundError where there is no such folder (any more).
     """
     fd = _take(folder)
+    own = f"/proc/self/fd/{fd}"
     try:
-        yield
+        yield own if os.path.isdir(own) else folder
     finally:
         os.close(fd)
+
+
+def is_still(own: str, folder: str) -> bool:
+    """Whether the folder that is held as `own` is the one that stands at `folder`."""
+    try:
+        return os.path.samefile(own, folder)
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -17,12 +17,13 @@ import threading
 import time
 from typing import Any, Dict, List, Optional, Sequence
 
-from . import attempts, claims, folders, parts, posix, spool
+from . import attempts, claims, execute, folders, parts, posix, spool
 from .records import Json
 
 LEASE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 START_SECONDS = 30.0
 FRESH_SECONDS = 3.0
+COLLECT_TRIES = 5
 
 
 class LeaseError(Exception):
@@ -113,8 +114,8 @@ def _wait_for_pid(folder: str, process: subprocess.Popen[bytes]) -> Json:
         pid = spool.read(os.path.join(folder, "pid.json"))
         if pid is not None:
             return {"pid": pid["pid"], "start_time": pid["start_time"]}
-        if process.returncode is not None:
-            break
+        if process.returncode not in (None, execute.TAKEN):
+            break  # One that found another at work here leaves it to that one to sign in.
         time.sleep(0.005)
     raise LeaseError(f"the runner did not start: {_log_tail(folder)}")
 
@@ -176,14 +177,30 @@ def collect(root: str, lease: str, acked: Any) -> Json:
     folder = existing(root, lease)
     if isinstance(acked, bool) or not isinstance(acked, int) or acked < 0:
         raise LeaseError(f"acked is the number of a part, not {acked!r}")
+    for _ in range(COLLECT_TRIES):
+        try:
+            with folders.held(folder) as own:
+                found = _collect(own, folder, lease, acked)
+        except FileNotFoundError as error:
+            raise LeaseError(f"lease {lease} is gone from this machine: {error}") from error
+        if found is not None:
+            return found
+    raise LeaseError(f"lease {lease} is removed and made anew all the time")
+
+
+def _collect(own: str, folder: str, lease: str, acked: int) -> Optional[Json]:
+    """The answer, from the folder held as `own`. None when another took its place meanwhile (an unsandboxed unit can
+    remove it, and its runner makes it anew): then the numbers of the one must not be given to records of the other."""
     try:
-        with folders.held(folder):
-            now = state(folder)
-            part = parts.collect(folder, lease, acked)
-    except FileNotFoundError as error:
-        raise LeaseError(f"lease {lease} is gone from this machine: {error}") from error
-    keys = ("done", "alive", "in_hand", "not_started", "reason")
-    return {"part": part, **{key: now[key] for key in keys}}
+        now = state(own)
+        part = parts.collect(own, lease, acked)
+    except (OSError, parts.BadAcknowledgement):
+        if folders.is_still(own, folder):
+            raise
+        return None
+    keys = ("done", "alive", "in_hand", "not_started", "reason", "spooled")
+    answer = {"part": part, **{key: now[key] for key in keys}}
+    return answer if folders.is_still(own, folder) else None
 
 
 def stop(root: str, lease: str, grace_seconds: Any) -> Json:
@@ -198,7 +215,7 @@ def stop(root: str, lease: str, grace_seconds: Any) -> Json:
             posix.kill(pid["pid"])
             if not _gone_within(pid, 5.0):
                 raise LeaseError(f"the runner of lease {lease} cannot be killed")
-    return {"ended": end_orphans(folder, lease)}
+    return {"ended": end_orphans(folder)}
 
 
 def _pid_soon(folder: str) -> Optional[Json]:
@@ -220,11 +237,11 @@ def _gone_within(pid: Json, seconds: float) -> bool:
     return True
 
 
-def end_orphans(folder: str, lease: str) -> int:
+def end_orphans(folder: str) -> int:
     """Kill what a dead runner's unit left behind; returns how many. (In a sandbox nothing is.)"""
     hand: Dict[str, Any] = spool.read(os.path.join(folder, "in_hand.json")) or {}
     known = hand.get("process")
-    left = set(posix.marked(attempts.mark(lease)))
+    left = set(posix.marked(attempts.mark(folder)))
     if known and posix.is_alive(known):
         left.update(posix.members_of_session(known["pid"]))
     for pid in left:
@@ -248,6 +265,6 @@ def _forget(folder: str, lease: str) -> None:
     ended = os.path.exists(os.path.join(folder, "done.json"))
     if pid is not None and posix.is_alive(pid) and not (ended and _gone_within(pid, START_SECONDS)):
         raise LeaseError(f"the runner of lease {lease} is alive: stop it first")
-    end_orphans(folder, lease)
+    end_orphans(folder)
     with folders.temporary(os.path.dirname(folder)) as gone:
         os.rename(folder, os.path.join(gone, lease))  # A folder that is half removed would be taken for a lease.

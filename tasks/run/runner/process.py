@@ -1,11 +1,12 @@
 """One process of a unit: started, drained, watched, ended.
 
-A single thread and a selector: the same loop reads the output, notices the end, and looks at the clock, at memory and
-at the wish to stop. Nothing in it waits for the unit to be so kind as to close a pipe.
+A single thread and a selector: the same loop reads the output, notices the end, and looks at the clock, at memory, at
+the work folder and at the wish to stop. Nothing in it waits for the unit to be so kind as to close a pipe.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 import signal
@@ -14,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from . import posix
+from . import disk, posix
 
 READ_BYTES = 1 << 18
 POLL_SECONDS = 0.02
@@ -41,7 +42,8 @@ def open_pipe(sink: Sink) -> Pipe:
 
 @dataclass(frozen=True)
 class Command:
-    """What to start. `wrapped` says that a sandbox's program stands in front and reports a death as 128 + signal."""
+    """What to start. `wrapped` says that a sandbox's program stands in front and reports a death as 128 + signal.
+    `shown` and `stated` are the command line and the variables that go on record."""
 
     argv: Sequence[str]
     env: Mapping[str, str]
@@ -49,20 +51,24 @@ class Command:
     shown: Sequence[str] = ()
     pipes: Tuple[Pipe, ...] = ()
     wrapped: bool = False
+    stated: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """`seconds` for the process, `quiet_seconds` between signs of progress, `memory_bytes` for its whole tree."""
+    """`seconds` for the process, `quiet_seconds` between signs of progress, `memory_bytes` for its whole tree, `room`
+    on disk."""
 
     seconds: float
     quiet_seconds: Optional[float] = None
     memory_bytes: Optional[int] = None
+    room: Optional[disk.Room] = None
 
 
 @dataclass
 class Ended:
-    """How a process ended. `killed` is why we ended it: "", "time", "quiet", "memory" or "stop"."""
+    """How a process ended. `killed` is why we ended it: "", "time", "quiet", "memory", "disk" or "stop"; `beyond` is
+    what it did beyond its room on disk."""
 
     argv: List[str]
     exit: Optional[int]
@@ -71,14 +77,19 @@ class Ended:
     killed: str = ""
     peak_memory_bytes: Optional[int] = None
     survivors: int = 0
+    env: Dict[str, str] = field(default_factory=dict)
+    beyond: str = ""
 
     def record(self) -> Dict[str, Any]:
-        return {"argv": self.argv, "exit": self.exit, "signal": self.signal, "seconds": round(self.seconds, 6)}
+        told = {"argv": self.argv, "exit": self.exit, "signal": self.signal, "seconds": round(self.seconds, 6)}
+        return {**told, "env": self.env}
 
     def how(self) -> str:
         """In words, to follow "the process"."""
         if self.killed == "memory":
             return "was ended by the runner: its processes went over the memory limit"
+        if self.killed == "disk":
+            return f"was ended by the runner: it {self.beyond}"
         if self.killed:
             return f"was ended by the runner ({self.killed})"
         if self.signal is not None:
@@ -155,6 +166,9 @@ class _Watch:
         self.killed = ""
         self.peak = 0
         self.look_at_memory = began + MEMORY_SECONDS
+        self.disk = None if limits.room is None else disk.Watch(limits.room, self.mine)
+        self.look_at_disk = math.inf if self.disk is None else began + disk.REST_SECONDS
+        self.beyond = ""
         self.status: Optional[Tuple[int, Any]] = None
         self.pidfd = posix.open_pidfd(process.pid)
         self.selector = selectors.DefaultSelector()
@@ -191,7 +205,7 @@ class _Watch:
 
     def timeout(self) -> float:
         now = posix.clock()
-        until = min(self.time_is_over(), self.look_at_memory)
+        until = min(self.time_is_over(), self.look_at_memory, self.look_at_disk)
         wait = max(0.0, until - now)
         return wait if self.pidfd is not None else min(wait, POLL_SECONDS)
 
@@ -212,6 +226,8 @@ class _Watch:
             self.end_main("time" if now >= self.began + self.limits.seconds else "quiet")
         elif now >= self.look_at_memory:
             self.weigh(now)
+        elif now >= self.look_at_disk:
+            self.measure()
 
     def read(self, fd: int) -> bool:
         """Hand on one piece; false when there is none for now."""
@@ -227,14 +243,25 @@ class _Watch:
         return False
 
     def weigh(self, now: float) -> None:
-        root = os.getpid() if self.around.sole else self.process.pid
-        mine = posix.descendants(root) + ([] if self.around.sole else [self.process.pid])
-        held = posix.memory_of(mine)
+        held = posix.memory_of(self.mine())
         self.peak = max(self.peak, held)
         # On a host with thousands of processes a look is dear: spend at most about one percent of the time on it.
         self.look_at_memory = now + max(MEMORY_SECONDS, min(5.0, 100 * (posix.clock() - now)))
         if self.limits.memory_bytes is not None and held > self.limits.memory_bytes:
             self.end_main("memory")
+
+    def measure(self) -> None:
+        assert self.disk is not None
+        self.beyond, rest = self.disk.look()
+        self.look_at_disk = posix.clock() + rest
+        if self.beyond:
+            self.end_main("disk")
+
+    def mine(self) -> List[int]:
+        """The unit's processes."""
+        if self.around.sole:
+            return posix.descendants(os.getpid())
+        return [*posix.descendants(self.process.pid), self.process.pid]
 
     def end_main(self, why: str = "") -> None:
         """Kill the unit's group and wait until its main process is gone."""
@@ -289,4 +316,6 @@ class _Watch:
             # ru_maxrss (kB) sees short peaks between two looks, of the largest single process.
             peak_memory_bytes=max(self.peak, usage.ru_maxrss * 1024),
             survivors=0 if self.killed else survivors,
+            env=dict(command.stated),
+            beyond=self.beyond,
         )

@@ -5,16 +5,19 @@ A unit gets nothing that is not said here: the environment is built from nothing
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import shutil
 import stat
 import subprocess
-from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from . import accelerators
 from . import sandbox as isolation
 from .process import Command, Pipe, open_pipe
+from .records import clean
 
 BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 THREAD_VARIABLES = (
@@ -24,6 +27,10 @@ THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "TORCHINDUCTOR_COMPILE_THREADS",
 )
+# A unit gets no secret of ours; what a catalog may call one by mistake is at least not written down.
+SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY", re.IGNORECASE)
+STATED_NAMES, NAME_CHARACTERS, VALUE_CHARACTERS = 200, 200, 4000
+"""So many variables go on record, of names and values of so many characters."""
 
 
 class NoIsolation(Exception):
@@ -32,7 +39,8 @@ class NoIsolation(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """Everything fixed about where the processes of one attempt run."""
+    """Everything fixed about where the processes of one attempt run. `stated` are those of the variables that somebody
+    asked for (threads, devices, suite, environment): not the paths of this machine."""
 
     work: str
     build: Optional[str]
@@ -42,6 +50,7 @@ class Place:
     sandbox: isolation.Sandbox
     bounds: isolation.Bounds
     mark: str = ""
+    stated: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def isolation(self) -> str:
@@ -64,10 +73,10 @@ class Place:
             if self.mark:
                 name, value = self.mark.split("=", 1)
                 variables[name] = value
-            return Command(argv, variables, self.work, shown=argv, pipes=tuple(pipes))
+            return Command(argv, variables, self.work, shown=argv, pipes=tuple(pipes), stated=self.stated)
         counted = [] if survivors is None else [open_pipe(survivors)]
         wrapped = isolation.wrap(self.sandbox, argv, variables, self.bounds, counted[0].write if counted else None)
-        return Command(wrapped, {}, "/", shown=argv, pipes=(*pipes, *counted), wrapped=True)
+        return Command(wrapped, {}, "/", shown=argv, pipes=(*pipes, *counted), wrapped=True, stated=self.stated)
 
 
 def prefixes(python: str) -> Tuple[str, ...]:
@@ -105,16 +114,30 @@ def make(
     os.makedirs(work)
     klass = str(accelerator.get("class", "cpu"))
     devices = [int(index) for index in accelerator.get("devices") or ()]
-    env = _environment(work, build, python, threads)
-    env.update(accelerators.visibility(klass, devices))
-    env.update({str(name): str(value) for name, value in (accelerator.get("env") or {}).items()})
-    env.update({str(name): str(value) for name, value in extra_env.items()})
+    asked = {
+        **dict.fromkeys(THREAD_VARIABLES, threads),
+        **accelerators.visibility(klass, devices),
+        **(accelerator.get("env") or {}),
+        **extra_env,
+    }
+    chosen_env = {str(name): str(value) for name, value in asked.items()}
+    env = {**_environment(work, build, python), **chosen_env}
     nodes = list(accelerator.get("nodes") or accelerators.nodes(klass, devices))
     read_only = [path for path in (build, sources) if path]
     read_only += [prefix for prefix in python_prefixes if _may_be_shown(prefix, work)]
     read_only += accelerators.system_paths(klass)
     bounds = isolation.Bounds(work, etc, tuple(read_only), tuple(nodes), memory_bytes)
-    return Place(work, build, sources, python, env, chosen, bounds, mark)
+    return Place(work, build, sources, python, env, chosen, bounds, mark, _on_record(chosen_env))
+
+
+def _on_record(env: Mapping[str, str]) -> Dict[str, str]:
+    """Of these variables those that may be written down whole. A value is never cut: it would be another one."""
+    kept = {
+        name: value
+        for name, value in sorted(env.items())
+        if len(name) <= NAME_CHARACTERS and len(value) <= VALUE_CHARACTERS and not SECRET.search(name)
+    }
+    return {clean(name): clean(value) for name, value in list(kept.items())[:STATED_NAMES]}
 
 
 def _choose(found: isolation.Sandbox, wanted: str) -> isolation.Sandbox:
@@ -125,7 +148,8 @@ def _choose(found: isolation.Sandbox, wanted: str) -> isolation.Sandbox:
     return found
 
 
-def _environment(work: str, build: Optional[str], python: str, threads: int) -> Dict[str, str]:
+def _environment(work: str, build: Optional[str], python: str) -> Dict[str, str]:
+    """What every unit gets: where things are here."""
     env = {
         "PATH": os.path.dirname(python) + ":" + BASE_PATH,
         "HOME": work,
@@ -135,8 +159,6 @@ def _environment(work: str, build: Optional[str], python: str, threads: int) -> 
         "PYTHONNOUSERSITE": "1",
         "TORCHINDUCTOR_CACHE_DIR": os.path.join(work, "inductor"),
     }
-    for name in THREAD_VARIABLES:
-        env[name] = str(threads)
     if build:
         env["PYTHONPATH"] = os.path.join(build, "site")
         libraries = os.path.join(build, "site", "torch", "lib")
@@ -151,22 +173,43 @@ def _may_be_shown(prefix: str, work: str) -> bool:
 
 
 def remove(folder: str) -> None:
-    """Remove a work folder whatever its unit made of it (folders without permissions included)."""
-    shutil.rmtree(folder, ignore_errors=True)
-    if not os.path.lexists(folder):
-        return
-    for path, names, _ in os.walk(folder):
-        for one in [path] + [os.path.join(path, name) for name in names]:
-            _open_up(one)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _open_up(folder: str) -> None:
+    """Remove a work folder whatever its unit made of it (folders without permissions, or thousands deep)."""
     try:
-        if not os.path.islink(folder):
-            os.chmod(folder, stat.S_IRWXU)
+        shutil.rmtree(folder, ignore_errors=True)
+    except RecursionError:
+        pass  # Before Python 3.13 it calls itself for each level.
+    if os.path.isdir(folder) and not os.path.islink(folder):
+        _flatten(folder)
+
+
+def _flatten(folder: str) -> None:
+    """Each folder below is moved up, right into `folder`, before it is emptied, so that no path becomes too long."""
+    fresh = (os.path.join(folder, f".gone-{os.getpid()}-{number}") for number in itertools.count())
+    waiting = [folder]
+    while waiting:
+        one = waiting.pop()
+        try:
+            os.chmod(one, stat.S_IRWXU)
+            waiting += [moved for name in os.listdir(one) for moved in _taken(os.path.join(one, name), fresh)]
+            if one != folder:
+                os.rmdir(one)
+        except OSError:
+            pass  # What cannot be opened stays; the lease's folder goes as a whole later.
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _taken(path: str, fresh: Iterator[str]) -> List[str]:
+    """Remove a file, or give a folder the next fresh name, which is returned."""
+    try:
+        if not os.path.isdir(path) or os.path.islink(path):
+            os.unlink(path)
+            return []
+        os.chmod(path, stat.S_IRWXU)  # A folder that is moved is written to: it says which one is above it.
+        moved = next(fresh)
+        os.rename(path, moved)
     except OSError:
-        pass  # What cannot be opened stays; the lease's folder goes as a whole later.
+        return []
+    return [moved]
 
 
 def program(place: Place, path: str) -> List[str]:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from blocks.errors import TrustError
 from blocks.lease import BAD, OUTCOMES, Part
 from blocks.ledger.results import attempt_id
-from blocks.ledger.rows import METRIC_SCHEMA, RESULT_SCHEMA, AttemptFacts, Origin, Rows, read_part
+from blocks.ledger.rows import AttemptFacts, Origin, Rows, read_part
+from blocks.ledger.tables import METRIC_SCHEMA, RESULT_SCHEMA, metric_table, result_table
 from blocks.store import Store
 
 
@@ -45,7 +46,7 @@ def rows_of(*attempts: dict[str, Any]) -> list[dict[str, Any]]:
     facts = {("u-1", a["ordinal"]): AttemptFacts("suite", "unit one", 3, True, "") for a in attempts}
     rows = Rows()
     rows.add(part_of(*attempts), Origin("r-1", "cpu", "l-1", 1, "sha256:b", "m-1", 0, "pool", "vendor", facts))
-    found: list[dict[str, Any]] = rows.result_table().to_pylist()
+    found: list[dict[str, Any]] = result_table(rows).to_pylist()
     return found
 
 
@@ -129,15 +130,15 @@ def test_a_broken_clock_leaves_the_time_unknown():
 def test_an_attempt_that_no_record_knows_is_kept_and_does_not_count():
     rows = Rows()
     rows.add(part_of(attempt(1, "company", result("x"))), Origin("r", "cpu", "l-1", 1, "b", "m", 0, "p", "v"))
-    (row,) = rows.result_table().to_pylist()
+    (row,) = result_table(rows).to_pylist()
     assert (row["counted"], row["reason"]) == (False, "no attempt on record")
 
 
 def test_a_bundle_without_results_gives_empty_tables_of_the_same_shape():
     rows = Rows()
     rows.add(part_of(attempt(1, "company")), Origin("r", "cpu", "l-1", 1, "b", "m", 0, "p", "v"))
-    assert rows.result_table().schema == RESULT_SCHEMA
-    assert rows.metric_table().schema == METRIC_SCHEMA
+    assert result_table(rows).schema == RESULT_SCHEMA
+    assert metric_table(rows).schema == METRIC_SCHEMA
     assert (rows.results, rows.metrics) == (0, 0)
 
 
@@ -162,8 +163,8 @@ def test_a_part_that_is_no_part_is_refused_whole_and_spoils_nothing(attempts: li
     with pytest.raises(TrustError, match="sha256:bad"):
         rows.add(part_of(*attempts), origin)
     rows.add(good, origin)
-    assert rows.result_table().column("name").to_pylist() == ["good", "good"]
-    assert rows.metric_table().column("samples").to_pylist() == [[1.0, 2.0], [1.0, 2.0]]
+    assert result_table(rows).column("name").to_pylist() == ["good", "good"]
+    assert metric_table(rows).column("samples").to_pylist() == [[1.0, 2.0], [1.0, 2.0]]
     assert (rows.results, rows.metrics) == (2, 2)
 
 

@@ -121,3 +121,9 @@ def test_an_address_is_private_and_becomes_the_environment_of_a_client(home: Hom
 async def test_a_cron_line_that_is_none_is_refused_before_anything_starts(home: Home) -> None:
     with pytest.raises(CommonfleetError, match="no cron line"):
         await up(home, schedule="every night")
+
+
+def test_the_recorder_waits_between_its_looks() -> None:
+    """Prefect 3.8.8 takes int() of this interval: with half a second it would not wait at all, and use up a core."""
+    interval = settings.SERVER["PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL"]
+    assert int(interval) >= 1

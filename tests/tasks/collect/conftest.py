@@ -52,7 +52,7 @@ class Night:
     def ask(self, machine: str = "m1", target_seconds: float = 30.0) -> Any:
         with self.ledger.write() as connection:
             fence(connection, self.seat)
-            return grant(connection, Asking(self.seat.run, machine, ("e",), target_seconds))
+            return grant(connection, Asking(self.seat.run, machine, self.key.id, ("e",), target_seconds))
 
     def granted(self, machine: str = "m1", target_seconds: float = 30.0) -> Grant:
         answer = self.ask(machine, target_seconds)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -274,3 +276,14 @@ def test_a_unit_cannot_speak_for_tests_that_it_does_not_plan(
         night.deliver(lease, 1, [strange(unit_id)])
 
     assert (night.attempts(), files(night)) == ([], [])
+
+
+def test_only_the_agent_that_was_granted_the_lease_may_speak_for_it(one: Night, tmp_path: Path) -> None:
+    lease = one.granted()["lease"]
+    stranger = load_or_make_key(tmp_path / "stranger.key")
+
+    with pytest.raises(TrustError, match=f"signed by {stranger.id}.* granted to {one.key.id}"):
+        dataclasses.replace(one, key=stranger).deliver(lease, 1, [finished(one.planned[0].id)])
+
+    assert one.attempts() == []
+    assert one.deliver(lease, 1, [finished(one.planned[0].id)]).fresh

@@ -25,7 +25,7 @@ from tests.tasks.collect.conftest import Night, finished, open_night, unit
 METRIC = {
     "model": "m", "mode": "eager", "name": "seconds", "value": 1.5, "unit": "s", "low": 1, "high": 2, "samples": [1, 2],
 }  # fmt: skip
-PROCESS = {"argv": ["./unit", "-k"], "exit": -1, "signal": 9, "seconds": 0.5}
+PROCESS = {"argv": ["./unit", "-k"], "exit": -1, "signal": 9, "seconds": 0.5, "env": {"OMP_NUM_THREADS": "1"}}
 
 
 def valid(lease: str = "l-1", unit_id: str = "u-1", part: int = 1) -> dict[str, Any]:
@@ -102,6 +102,9 @@ REFUSED: dict[str, Callable[[dict[str, Any]], None]] = {
     "samples text": put(["a"], *A_METRIC, "samples"), "samples NaN": put([NAN], *A_METRIC, "samples"),
     "low text": put("a", *A_METRIC, "low"), "metric without unit": drop(*A_METRIC, "unit"),
     "processes NaN": put(NAN, *A_PROCESS, "seconds"), "processes text": put("x", *FIRST, "processes"),
+    "env list": put([], *A_PROCESS, "env"), "env number": put({"A": 1}, *A_PROCESS, "env"),
+    "env NUL": put({"A\0": "1"}, *A_PROCESS, "env"), "env value long": put({"A": "x" * 4_001}, *A_PROCESS, "env"),
+    "env large": put({str(n): "" for n in range(1_001)}, *A_PROCESS, "env"),
     "argv numbers": put([1], *A_PROCESS, "argv"), "exit text": put("1", *A_PROCESS, "exit"),
     "NaN where nobody looks": put(NAN, "aside"),
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Mapping
@@ -11,10 +12,13 @@ from typing import Any
 
 import pytest
 
-from blocks.errors import HostError, PlanError
+from blocks.errors import HostError, PlanError, ProtocolError
+from blocks.lease import NAME_CHARACTERS
 from blocks.plan import Plan, Unit
+from tasks.collect.checks import part_from
 from tasks.plan.discovery import stable_reason
 from tasks.plan.make import make_plan
+from tests.tasks.collect.conftest import finished
 from tests.tasks.plan.conftest import BINARIES, OPERATORS, PYTEST_TESTS, PYTHON, Ground, Listings, answers, catalog
 
 
@@ -98,6 +102,32 @@ async def test_a_disabled_test_that_is_also_listed_does_not_run(ground: Ground) 
     listings = Listings({**answers(), "bin/test_jit": {"tests": ["Jit.A", "Jit.B"], "disabled": ["Jit.B"]}})
     (unit,) = (unit for unit in (await planned(ground, listings)).units if unit.name == "test_jit")
     assert unit.tests == ("Jit.A",)
+
+
+async def test_a_test_whose_name_no_record_could_hold_is_left_out_with_the_reason(ground: Ground) -> None:
+    fits, long = "Jit." + "a" * 3996, "Jit." + "b" * 3997
+    listings = Listings({**answers(), "bin/test_jit": {"tests": [fits, long, "Jit.B"]}})
+    plan = await planned(ground, listings)
+    (unit,) = (unit for unit in plan.units if unit.name == "test_jit")
+    assert unit.tests == (fits, "Jit.B")
+    (skip,) = (skip for skip in plan.left_out if "characters" in skip.reason)
+    assert skip.reason == "its name has 4,001 characters, and a record holds at most 4,000"
+    assert skip.name.startswith("test_jit::Jit.bbb")
+    assert len(skip.name) < 500
+    nothing_else = await planned(ground, Listings({**answers(), "bin/test_jit": {"tests": [long]}}))
+    assert [unit.name for unit in nothing_else.units if unit.name == "test_jit"] == []
+    assert [skip.reason for skip in nothing_else.left_out if skip.name.startswith("test_jit")] == [skip.reason]
+
+
+def test_what_fits_into_a_plan_is_what_admission_takes() -> None:
+    file, _, name = f"test_x.py::{'x' * (NAME_CHARACTERS - 11)}".partition("::")
+    result = {"file": file, "cls": "", "name": name, "outcome": "passed", "seconds": 0.0}
+    record = {**finished("u", "passed"), "attempts": [{**finished("u", "passed")["attempts"][0], "results": [result]}]}
+    part = {"protocol": 1, "lease": "l", "part": 1, "records": [record]}
+    assert part_from(json.dumps(part).encode())
+    result["name"] = "x" * (NAME_CHARACTERS + 1)
+    with pytest.raises(ProtocolError):
+        part_from(json.dumps(part).encode())
 
 
 async def test_a_binary_without_tests_is_left_out_however_it_is_said(ground: Ground) -> None:

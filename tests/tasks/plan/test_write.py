@@ -13,11 +13,11 @@ from sqlalchemy import Connection, func, insert, select
 from blocks.errors import LedgerError
 from blocks.ledger.database import Ledger, open_ledger
 from blocks.ledger.schema import attempts, events, now, plan_units, plans, runs, units
-from blocks.plan import Environment, Plan, Skip, Unit, longest_first, with_estimate
+from blocks.plan import Environment, Plan, Skip, Unit, longest_first, unit_from_json, with_estimate
 from blocks.store import Store
 from tasks.plan.estimates import measured
 from tasks.plan.summary import plan_summary
-from tasks.plan.write import read_plan, write_plan
+from tasks.plan.write import Planned, estimated_seconds, planned, write_plan
 
 
 @pytest.fixture
@@ -49,12 +49,46 @@ def test_what_is_written_is_what_is_read(ledger: Ledger) -> None:
     with ledger.write() as connection:
         write_plan(connection, new_run(connection, "r1"), plan)
     with ledger.read() as connection:
-        again = read_plan(connection, plan.id)
         assert connection.scalar(select(runs.c.plan)) == plan.id
+        document = json.loads(connection.scalar(select(plans.c.document).where(plans.c.id == plan.id)) or "")
+        bodies = list(connection.scalars(select(plan_units.c.body).where(plan_units.c.plan == plan.id)))
+    again = Plan(
+        tuple(Environment(**body) for body in document["environments"]),
+        tuple(unit_from_json(json.loads(body)) for body in bodies),
+        tuple(Skip(**body) for body in document["left_out"]),
+        document["sources"],
+    )
     assert again.id == plan.id
     assert sorted(again.units, key=lambda unit: unit.id) == sorted(plan.units, key=lambda unit: unit.id)
     assert again.left_out == plan.left_out
     assert again.sources == plan.sources
+
+
+def test_a_driver_reads_what_it_has_to_know_and_no_unit(ledger: Ledger) -> None:
+    plan = made_plan()
+    with ledger.write() as connection:
+        assert planned(connection, new_run(connection, "r1")) is None
+        write_plan(connection, "r1", plan)
+        known = planned(connection, "r1")
+    seconds = sum(unit.estimate_seconds for unit in plan.units)
+    assert known == Planned(plan.id, plan.environments, plan.sources, len(plan.units), pytest.approx(seconds))
+
+
+def test_the_estimate_of_some_units_is_that_of_this_run(ledger: Ledger) -> None:
+    plan = made_plan()
+    doubled = Plan(
+        plan.environments,
+        tuple(with_estimate(unit, 2 * unit.estimate_seconds) for unit in plan.units),
+        plan.left_out,
+        plan.sources,
+    )
+    some = [unit.id for unit in plan.units if unit.name in ("u2", "u3")]
+    with ledger.write() as connection:
+        write_plan(connection, new_run(connection, "r1"), plan)
+        write_plan(connection, new_run(connection, "r2"), doubled)
+        assert estimated_seconds(connection, "r1", some) == 5
+        assert estimated_seconds(connection, "r2", some) == 10
+        assert estimated_seconds(connection, "r1", []) == 0
 
 
 def test_the_runs_units_stand_in_dispatch_order_and_wait(ledger: Ledger) -> None:
@@ -123,8 +157,6 @@ def test_a_run_keeps_its_plan_and_must_exist(ledger: Ledger) -> None:
             write_plan(connection, "r1", made_plan(4))
         with pytest.raises(LedgerError, match="no run r9"):
             write_plan(connection, "r9", made_plan(4))
-        with pytest.raises(LedgerError, match="no plan"):
-            read_plan(connection, "sha256:none")
 
 
 def test_a_hundred_thousand_units_take_seconds(ledger: Ledger) -> None:

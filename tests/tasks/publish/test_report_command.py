@@ -41,9 +41,11 @@ def test_a_benchmark_shows_its_figures_instead_of_writing_them_to_the_runner() -
 
 
 def test_recorded_variables_are_stated_and_no_others() -> None:
-    env = {"OMP_NUM_THREADS": "1", "HOME": "/root", "CUDA_VISIBLE_DEVICES": "", "X; rm -rf ~ #A_NUM_THREADS": "1"}
-    line = reproduce("command", {"argv": ["make", "check"]}, "", {"argv": ["make", "check"], "env": env})
-    assert line == "env CUDA_VISIBLE_DEVICES='' OMP_NUM_THREADS=1 make check"
+    env = {"OMP_NUM_THREADS": "1", "HOME": "/root", "CUDA_VISIBLE_DEVICES": "", "SUITES_OWN": "a b; $(c)"}
+    hostile = {"X; rm -rf ~ #A_NUM_THREADS": "1", "LD_PRELOAD": "/tmp/x.so", "BASH_ENV": "/tmp/x", "": "1"}
+    process = {"argv": ["make", "check"], "env": {**env, **hostile}}
+    line = reproduce("command", {"argv": ["make", "check"]}, "", process)
+    assert line == "env CUDA_VISIBLE_DEVICES='' OMP_NUM_THREADS=1 SUITES_OWN='a b; $(c)' make check"
 
 
 def test_without_a_command_line_on_record_nothing_is_made_up() -> None:

@@ -116,8 +116,9 @@ def _deliver(ledger: Ledger, made: MadeRun, told: Told, lease: str) -> None:
     with ledger.write() as connection:
         connection.execute(
             insert(s.leases).values(
-                id=lease, run=made.run, machine="m-0", slot=told.slot, token_digest=digest_bytes(lease.encode()),
-                granted=granted, deadline=ended + 600, exclusive=False, state="done", ended=ended,
+                id=lease, run=made.run, machine="m-0", slot=told.slot, agent=made.key.id,
+                token_digest=digest_bytes(lease.encode()), granted=granted, deadline=ended + 600,
+                exclusive=False, state="done", ended=ended,
             )
         )  # fmt: skip
         connection.execute(insert(s.lease_units).values(lease=lease, unit=unit.id, epoch=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -107,6 +108,75 @@ def test_two_processes_that_cut_a_part_at_the_same_time_give_the_same(
     assert given[0] == given[1]
     rest = leases.collect(str(tmp_path), "lease-1", 1)["part"]
     assert [record["seq"] for record in given[0]["records"] + rest["records"]] == [1, 2]
+
+
+class Anew:
+    """A lease of which two records are collected, and what becomes of it then: its folder is removed, and its runner,
+    which knows of the two records, puts another one with a third in its place."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.folder, self.replaced = root, root / "leases" / "lease-1", False
+        self.make(1, 2)
+
+    def make(self, *seqs: int) -> None:
+        (self.folder / "spool").mkdir(parents=True)
+        spool.write_order(str(self.folder), order_of(*(unit(f"u{n}", "command", {}) for n in (1, 2, 3))))
+        for seq in seqs:
+            put(self.folder, seq)
+
+    def replace(self) -> None:
+        if not self.replaced:
+            self.replaced = True
+            shutil.rmtree(self.folder)
+            self.make(3)
+            parts.leap(str(self.folder), 2)
+
+    def collect(self, acked: int) -> tuple[int, list[int]]:
+        part = leases.collect(str(self.root), "lease-1", acked)["part"]
+        return part["part"], [record["seq"] for record in part["records"]]
+
+
+def test_a_lease_made_anew_while_it_is_collected_gives_no_number_a_second_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease, real = Anew(tmp_path), parts._acknowledge
+    assert lease.collect(0) == (1, [1, 2])
+
+    def replaced_before_the_cut(own: str, acked: int) -> int:
+        said = real(own, acked)
+        lease.replace()
+        return said
+
+    monkeypatch.setattr(parts, "_acknowledge", replaced_before_the_cut)
+    assert lease.collect(0) == (3, [3])
+
+
+def test_what_is_acknowledged_of_a_lease_that_was_made_anew_is_not_written_into_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease, real = Anew(tmp_path), spool.write
+    assert lease.collect(0) == (1, [1, 2])
+
+    def replaced_before_the_write(path: str, data: bytes, *, durable: bool = True) -> None:
+        lease.replace()
+        real(path, data, durable=durable)
+
+    monkeypatch.setattr(parts.spool, "write", replaced_before_the_write)
+    assert lease.collect(1) == (3, [3])
+    assert parts.delivered(str(lease.folder)) == {"part": 2, "seq": 2, "leapt": True}
+
+
+def test_who_holds_a_folder_holds_that_one_whatever_stands_in_its_place(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    with folders.held(str(folder)) as own:
+        assert folders.is_still(own, str(folder))
+        folder.rename(tmp_path / "b")
+        assert not folders.is_still(own, str(folder))
+        folder.mkdir()
+        assert not folders.is_still(own, str(folder))
+        Path(own, "mine").touch()
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["mine"]
 
 
 def put(folder: Path, seq: int) -> None:

@@ -82,6 +82,13 @@ def test_a_planned_test_that_the_binary_does_not_report_is_an_error(
     (company,) = run_one(wire, fake_gtest({"A.One": "", "A.Two": "unreported"}), fake_build)
     assert outcomes(company) == {"A.One": "passed", "A.Two": "error"}
     assert "did not report" in message(company, "Two")
+    assert company["note"] == "planned, but not reported by their process: A.Two"
+
+
+def test_a_note_names_some_of_many_tests_that_were_not_reported(wire: Wire, fake_gtest: Any, fake_build: Path) -> None:
+    tests = {"A.One": "", **{f"A.T{n}": "unreported" for n in range(8)}}
+    (company,) = run_one(wire, fake_gtest(tests), fake_build)
+    assert company["note"] == "planned, but not reported by their process: A.T0, A.T1, A.T2, A.T3, A.T4 and 3 more"
 
 
 def test_markers_that_a_test_prints_for_others_are_not_believed(wire: Wire, fake_gtest: Any, fake_build: Path) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tasks.collect.checks import part_from
+from tasks.run.runner import spool
 from tests.tasks.run.conftest import Wire, message, order_of, unit
 
 EVERY_OUTCOME = """
@@ -198,6 +200,24 @@ def test_without_a_plan_everything_found_is_run_and_survives_a_crash(wire: Wire,
     (company,) = run(wire, sources, unit("u", "pytest", {"file": "test_o.py"}), retry_alone=0)
     told = [(one["name"], one["outcome"]) for one in company["results"]]
     assert told == [("test_a", "passed"), ("test_b", "crashed"), ("test_c", "passed")]
+
+
+def test_a_unit_that_could_not_be_listed_for_the_plan_has_the_reason_in_its_note(wire: Wire, sources: Path) -> None:
+    (sources / "test_u.py").write_text("def test_a(): pass\ndef test_b(): assert 0\n")
+    company, alone = run(wire, sources, unit("u", "pytest", {"file": "test_u.py", "unlisted": "it hung"}))
+    assert [result["outcome"] for result in company["results"]] == ["passed", "failed"]
+    assert company["note"] == "its tests could not be listed for the plan: it hung"
+    assert (alone["test"], alone["note"]) == ("test_u.py::test_b", "")
+
+
+def test_names_that_nobody_could_plan_do_not_cost_the_lease(wire: Wire, sources: Path) -> None:
+    (sources / "test_l.py").write_text(
+        "import pytest\n@pytest.mark.parametrize('n', [1, 2], ids=['x' * 9000 + str(n) for n in (1, 2)])\n"
+        "def test_a(n): assert n == 1\n"
+    )
+    (record,) = wire.run(order_of(unit("u", "pytest", {"file": "test_l.py"}), sources=sources, python=sys.executable))
+    assert part_from(spool.encode({"protocol": 1, "lease": "l", "part": 1, "records": [record]}))
+    assert [len({result["name"] for result in attempt["results"]}) for attempt in record["attempts"]] == [2, 1]
 
 
 def test_arguments_and_the_sources_own_settings_apply_and_nothing_above_them(

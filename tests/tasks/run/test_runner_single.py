@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from blocks.catalog.models import Catalog
+from blocks.plan import Environment
+from tasks.collect.checks import part_from
+from tasks.plan.make import make_plan
+from tasks.plan.place import Unpacked
+from tasks.publish.report.command import reproduce
+from tasks.run.runner import spool
 from tests.tasks.run.conftest import Wire, message, order_of, unit
 
 
@@ -59,6 +67,70 @@ def test_a_commands_words_are_filled_in(wire: Wire, sources: Path, fake_build: P
     (record,) = wire.run(order)
     expected = f"{sources}/a {fake_build} {order['python']} {{other}}"
     assert record["attempts"][0]["output"].strip() == expected
+
+
+SHARDED = Catalog.model_validate(
+    {
+        "builds": {"b": {"kind": "wheel", "requirements": []}},
+        "environments": {"cpu": {"build": "b", "env": {"EVERYWHERE": "yes"}}},
+        "suites": {
+            "suite": {
+                "kind": "command",
+                "commands": {"run": ["/bin/sh", "-c", "echo {shard}: $SHARD_NUMBER of $NUM_TEST_SHARDS $EVERYWHERE"]},
+                "env": {"SHARD_NUMBER": "{shard}", "NUM_TEST_SHARDS": "{shards}"},
+            }
+        },
+        "pools": {"local": {"kind": "local"}},
+        "profiles": {"all": {"matrix": [{"environment": "cpu", "suite": "suite", "shards": 3}], "pools": ["local"]}},
+    }
+)
+
+
+async def test_a_command_cut_into_fixed_shards_is_told_which_one_it_is(wire: Wire, tmp_path: Path) -> None:
+    async def nothing_to_list(request: dict[str, Any]) -> dict[str, Any]:
+        raise AssertionError(request)
+
+    on = Unpacked(Environment("cpu", "b", "sha256:" + "0" * 64), tmp_path, "/usr/bin/python3")
+    plan = await make_plan(
+        SHARDED, "all", environments={"cpu": on}, sources={}, discover=nothing_to_list, root=tmp_path
+    )
+    units = [unit(one.id, one.kind, dict(one.spec), name=one.name) for one in plan.units]
+    suite = {**SHARDED.environments["cpu"].env, **SHARDED.suites["suite"].env}  # As an agent sends them: not filled in.
+    records = wire.run(order_of(*units, env=suite))
+    said = sorted(record["attempts"][0]["output"].strip() for record in records)
+    assert said == ["1: 1 of 3 yes", "2: 2 of 3 yes", "3: 3 of 3 yes"]
+
+
+SHOWS = ["/bin/sh", "-c", "env | sort | grep -v ^PWD= | grep -v ^_= | grep -v ^SHLVL="]
+
+
+def test_the_variables_that_were_asked_for_are_on_record_and_reproduce_what_the_unit_saw(
+    wire: Wire, fake_build: Path
+) -> None:
+    fake_build.mkdir()
+    accelerator = {"class": "cuda", "devices": [1, 2], "env": {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, "nodes": []}
+    asked = {"ASKED": "it's $HOME; false", "HF_TOKEN": "t0p", "LONG": "x" * 5000, "BAD\udc80": "\udc80"}
+    one = unit("u", "command", {"argv": SHOWS, "env": {"OWN": "1"}})
+    order = order_of(one, build=fake_build, threads=3, env=asked, accelerator=accelerator)
+    (record,) = wire.run(order)
+    (process,) = record["attempts"][0]["processes"]
+    threads = ("MKL", "NUMEXPR", "OMP", "OPENBLAS")
+    assert process["env"] == {
+        "ASKED": asked["ASKED"],
+        "OWN": "1",
+        "CUDA_VISIBLE_DEVICES": "1,2",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        **{f"{name}_NUM_THREADS": "3" for name in threads},
+        "TORCHINDUCTOR_COMPILE_THREADS": "3",
+        "BAD?": "?",
+    }
+    assert part_from(spool.encode({"protocol": 1, "lease": "l", "part": 1, "records": [record]}))
+    line = reproduce("command", one["spec"], "", process)
+    printed = subprocess.run(["bash", "-c", line], env={}, capture_output=True, text=True, check=True).stdout
+    seen = record["attempts"][0]["output"].splitlines()
+    again = printed.splitlines()
+    assert set(again) <= set(seen)
+    assert {name.split("=")[0] for name in again} == set(process["env"]) - {"BAD?"}
 
 
 BENCH = """

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blocks.lease import NAME_CHARACTERS
 from tasks.run.runner import output, parts, records, spool
 
 
@@ -134,6 +135,16 @@ def test_any_text_becomes_one_that_every_reader_can_hold(text: str) -> None:
     assert "\0" not in again["name"]
     again["name"].encode()
     assert again["name"]
+
+
+def test_a_name_that_is_too_long_is_cut_and_still_its_own() -> None:
+    """It turns up where nothing could be planned; one of them must not cost the whole lease."""
+    names = {records.result("f", "c", "x" * 5000 + str(n) + "x" * 5000, "passed")["name"] for n in range(3)}
+    assert len(names) == 3
+    assert all(len(name) <= NAME_CHARACTERS == records.NAME_CAP for name in names)
+    assert records.result("f", "c", "x" * 4000, "passed")["name"] == "x" * 4000
+    common = {"ordinal": 1, "mode": "alone", "started": 0, "seconds": 0, "results": [], "isolation": ""}
+    assert len(records.attempt(test="x" * 9000, **common)["test"]) <= NAME_CHARACTERS
 
 
 @given(st.lists(st.binary(max_size=50), max_size=50), st.integers(0, 60))
