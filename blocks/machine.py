@@ -46,11 +46,6 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     "released": frozenset(),
 }
 
-MAY_EXIST: frozenset[State] = frozenset(STATES) - {"planned", "released"}
-"""States in which there may be a machine somewhere: what a reaper has to look after."""
-
-TAKES_WORK: frozenset[State] = frozenset({"ready", "leased"})
-
 
 def allowed(current: State, wanted: State) -> bool:
     """Whether a machine may go from `current` to `wanted`. Staying is always allowed: calls are replayed."""

@@ -5,11 +5,13 @@ Nothing here names a cloud. An empty field asks for nothing.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from blocks.build import Runtime
+from blocks.errors import HostError
 from blocks.plan import Environment, Unit
 from blocks.vendor import Level
 
@@ -105,7 +107,7 @@ def libc_does(needed: str, has: str) -> bool:
 
 def _libc(text: str) -> tuple[str, tuple[int, ...]]:
     name, _, version = text.partition(" ")
-    return name, tuple(int(part) for part in version.split(".") if part.isdigit())
+    return name, tuple(int(part) for part in version.split(".") if part.isdecimal())
 
 
 def requirement_of(unit: Unit, environment: Environment, runtime: Runtime = NO_RUNTIME) -> Requirement:
@@ -125,7 +127,17 @@ def requirement_of(unit: Unit, environment: Environment, runtime: Runtime = NO_R
 
 
 def facts_from_hello(hello: Mapping[str, Any], *, level: Level = Level.L4) -> MachineFacts:
-    """The facts in a runner's answer to `hello`."""
+    """The facts in a runner's answer to `hello`. Raises HostError for what no runner says."""
+    try:
+        return _facts(hello, level)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise HostError(
+            f"What a machine's runner says about its machine is malformed: {error!r}.",
+            do="See what answers there as the runner, or take its pool out of the profile.",
+        ) from error
+
+
+def _facts(hello: Mapping[str, Any], level: Level) -> MachineFacts:
     runtime, fingerprint = hello.get("runtime", {}), hello.get("fingerprint", {})
     memory = fingerprint.get("memory_bytes")
     libc = runtime.get("libc", "")
@@ -137,7 +149,7 @@ def facts_from_hello(hello: Mapping[str, Any], *, level: Level = Level.L4) -> Ma
         pythons=frozenset(runtime.get("python", {})),
         libc=libc,
         toolchain=frozenset(runtime.get("toolchain", ())),
-        devices={each["class"]: each["count"] for each in hello.get("accelerators", ())},
+        devices={each["class"]: operator.index(each["count"]) for each in hello.get("accelerators", ())},
         cpus=int(hello.get("slots_hint") or 1),
         memory_bytes=int(memory) if isinstance(memory, int | float) else None,
         level=level,

@@ -7,7 +7,6 @@ most a stray temporary file, which `sweep` removes.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
@@ -18,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blocks.canonical import digest_bytes
-from blocks.errors import LedgerError, TrustError
+from blocks.disk import writing_below
+from blocks.errors import TrustError
 
 
 @dataclass(frozen=True)
@@ -97,20 +97,12 @@ class Store:
         """A file to write and rename; gone at the end of the block unless it was renamed (the disk may be full)."""
         path: Path | None = None
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=".tmp-", dir=folder)
-            os.close(handle)
-            path = Path(name)
-            yield path
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            raise LedgerError(
-                f"The disk is full: nothing more can be kept below {self.root}."
-                if full
-                else f"The store {self.root} cannot be written: {error.strerror or error}.",
-                kept="Everything recorded before is safe, and finished work waits in the machine's spool.",
-                do="Free some space, then `commonfleet resume RUN`." if full else "See `commonfleet doctor`.",
-            ) from error
+            with writing_below(self.root):
+                folder.mkdir(parents=True, exist_ok=True)
+                handle, name = tempfile.mkstemp(prefix=".tmp-", dir=folder)
+                os.close(handle)
+                path = Path(name)
+                yield path
         finally:
             if path is not None:
                 path.unlink(missing_ok=True)

@@ -45,9 +45,18 @@ def discovery_on(held: Held) -> Discover:
     """How this machine is asked for the tests of a file."""
 
     async def discover(request: dict[str, Any]) -> Mapping[str, Any]:
-        return await held.pipe.call("discover", timeout=DISCOVER_SECONDS, **request)
+        return _plain(await held.pipe.call("discover", timeout=DISCOVER_SECONDS, **request))
 
     return discover
+
+
+def _plain(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked for, and only in the shape that it should have: a host may answer anything."""
+    if answer.get("error"):
+        return {"error": str(answer["error"]) if isinstance(answer["error"], str) else "its error is no text"}
+    lists = {key: answer.get(key, []) for key in ("tests", "disabled")}
+    plain = all(isinstance(x, list) and all(isinstance(name, str) for name in x) for x in lists.values())
+    return lists if plain and "tests" in answer else {}
 
 
 def progress_to(watch: Watch) -> Progress:

@@ -140,10 +140,10 @@ class _Answering:
     async def _to(self, number: int, question: Any) -> None:
         assert self._answer is not None
         try:
-            said = ("answer", (number, await self._answer(question)))
+            said = _framed(("answer", (number, await self._answer(question))))
         except Exception as error:  # noqa: BLE001 - raised over there, where it was asked
-            said = ("refusal", (number, _portable(error)))
-        self._writer.write(_framed(said))
+            said = _framed(("refusal", (number, _portable(error))))
+        self._writer.write(said)
 
     async def end(self) -> None:
         tasks = list(self._tasks)

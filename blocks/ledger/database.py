@@ -35,10 +35,10 @@ class Ledger:
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that may change things; commits at the end, rolls back on any exception."""
-        with _explained(), self.engine.connect() as connection, self._turn():
+        with _explained(), self._turn(), self.engine.connect() as connection:
             connection.begin()  # said outright: a statement of `prepared` goes past SQLAlchemy and begins nothing
             if self.engine.dialect.name == "sqlite":
-                connection.connection.cursor().execute("BEGIN IMMEDIATE")
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:
                 yield connection
                 connection.commit()
@@ -52,7 +52,7 @@ class Ledger:
         with _explained(), self.engine.connect() as connection:
             if self.engine.dialect.name == "sqlite":
                 connection.begin()
-                connection.connection.cursor().execute("BEGIN")
+                connection.exec_driver_sql("BEGIN")
             else:
                 # READ COMMITTED shows each statement another moment: a bundle could be seen both uncut and cut.
                 connection.execution_options(isolation_level="REPEATABLE READ").begin()
@@ -176,7 +176,7 @@ def _explained() -> Iterator[None]:
                 kept="Everything recorded before is safe, and finished work waits in the machine's spool.",
                 do="Free some space, then `commonfleet resume RUN`.",
             ) from error
-        if "locked" in cause:
+        if "database is locked" in cause:
             raise LedgerError(
                 f"The ledger was locked by another process for over {BUSY_SECONDS} s.",
                 kept="Nothing was changed.",

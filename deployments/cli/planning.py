@@ -21,7 +21,7 @@ async def plan_only(home: Home, request: Request, watch: Watch) -> Plan:
         key = load_or_make_key(home.keys / "agent.key")
         made = await build_all(want, home, ledger, key, watch)
         pool = want.pools[0]
-        async with take_local(home, ledger, None, pool, want.catalog.pools[pool]) as held:
+        async with take_local(home, pool, want.catalog.pools[pool]) as held:
             places = await ready_builds(held, want, made, ledger, key, watch)
             trees = await ready_sources(held, want, ledger, None)
             planning = Planning(want, made, places, trees, held.machine, held.hello, held.slots, home.discovery)

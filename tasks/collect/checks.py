@@ -64,7 +64,7 @@ _part = shape(
         "protocol": whole(PROTOCOL, PROTOCOL),
         "lease": text(200, 1),
         "part": whole(1, LAST_INT32),
-        "records": listed(_RECORD, 100_000),
+        "records": listed(_RECORD, 100_000, 1),
     }
 )
 
@@ -126,9 +126,6 @@ def check_planned(part: Part, planned: Mapping[str, frozenset[str]]) -> None:
 def plan_name(test: str) -> str:
     """A planned test's name as `spellings` writes it."""
     return test.replace("::", ".")
-
-
-_NOWHERE = Origin("", "", "", 1, "", "", 0, "", "")
 
 
 def _no_number(name: str) -> float:

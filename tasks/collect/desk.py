@@ -1,7 +1,7 @@
 """The desk: what an agent talks to. One interface, whatever the transport.
 
 `LedgerDesk` is the desk of machines that we reach: its calls are transactions of this process, fenced by the
-driver's seat. The vendors' gateway offers the same four calls over HTTPS, and both end in the same functions.
+driver's seat. The vendors' gateway offers the same calls over HTTPS, and both end in the same functions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tasks.collect.admit import Admission, admit
 from tasks.collect.driver import OPEN, Seat, fence
 from tasks.collect.grant import Asking
 from tasks.collect.leases import give_back, renew
-from tasks.collect.turn import next_lease, turn
+from tasks.collect.turn import asked, turn
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ class LedgerDesk:
     seat: Seat
 
     async def ask(self, asking: Asking) -> Grant | Wait:
-        return await asyncio.to_thread(self._granted, asking)
+        return await asyncio.to_thread(asked, self.ledger, asking, self.seat)
 
     async def renew(self, lease: str) -> float:
         return await self._fenced(lambda connection: renew(connection, lease))
@@ -70,10 +70,6 @@ class LedgerDesk:
 
     async def give_back(self, lease: str, *, died: bool, in_hand: str | None) -> int:
         return await self._fenced(lambda connection: give_back(connection, lease, died=died, in_hand=in_hand))
-
-    def _granted(self, asking: Asking) -> Grant | Wait:
-        with self.ledger.write() as connection:
-            return next_lease(connection, fence(connection, self.seat), asking)
 
     async def refuse(self, lease: str, envelope: dict[str, Any], why: str) -> None:
         digest = await asyncio.to_thread(self.ledger.store.put_bytes, canonical_json(envelope))

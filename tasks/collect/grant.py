@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, bindparam, insert, select, union_all, update
 
 from blocks.canonical import digest_bytes
+from blocks.errors import LedgerError
 from blocks.lease import Grant, Wait
 from blocks.ledger import now, record
 from blocks.ledger.prepared import Change, Query, among, listed
@@ -33,6 +34,10 @@ LEAST_SECONDS = 2.0
 WANT_SECONDS = 15.0
 ALONE_AFTER_DEATHS = 2
 """A unit in hand when this many leases died is tried alone once; if that lease dies too, it is lost(poison)."""
+
+
+class Crossed(LedgerError):
+    """PostgreSQL alone: a late part, whose admission holds no run's seat, was quicker. Ask again."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +174,11 @@ def grant(connection: Connection, asking: Asking) -> Grant | Wait:
     return _write(connection, asking, chosen, free, exclusive=False, clock=machine.clock)
 
 
+def hold_machine(connection: Connection, machine: str) -> None:
+    """Lock the machine: before any lease, as `grant` does, or two runs that share it wait for each other for ever."""
+    _MACHINE.one(connection, machine=machine)
+
+
 def batch(queue: Sequence[Queued], limit_seconds: float) -> list[Queued]:
     """The head of the queue that one slot gets: at least one unit, and no more than `limit_seconds` worth.
 
@@ -240,7 +250,8 @@ def _write(
         [{"of_run": asking.run, "of_unit": row.unit, "of_epoch": row.epoch, "to_lease": lease,
           "to_epoch": row.epoch + 1} for row in chosen],
     )  # fmt: skip
-    assert changed == len(chosen)  # read and written under one lock
+    if changed != len(chosen):
+        raise Crossed("A unit was settled at the moment that it was granted.", kept="Nothing was changed.")
     _HELD.run_many(connection, [{"lease": lease, "unit": row.unit, "epoch": row.epoch + 1} for row in chosen])
     where = {"machine": asking.machine, "slot": slot}
     record(connection, "lease.granted", run=asking.run, at=clock, lease=lease, units=identities, **where)

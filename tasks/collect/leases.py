@@ -100,6 +100,8 @@ def expire(connection: Connection, *, machine: str | None = None, run: str | Non
 
 def end_unfinished(connection: Connection, run: str, reason: str) -> int:
     """Give every unit that has no terminal state `not_run(reason)`; revoke the run's leases. Returns how many."""
+    # The leases first, as where one expires: two that take the same rows in two orders wait for each other.
+    connection.execute(update(leases).where(leases.c.run == run, LIVE).values(state="revoked", ended=now()))
     still_open = and_(units.c.run == run, units.c.state != "terminal")
     given_up = select(
         units.c.run, units.c.unit, literal(1), literal("not_run"), literal(reason), units.c.epoch, now()
@@ -107,7 +109,6 @@ def end_unfinished(connection: Connection, run: str, reason: str) -> int:
     names = ["run", "unit", "ordinal", "terminal", "reason", "epoch", "settled"]
     connection.execute(insert(settlements).from_select(names, given_up))
     ended = connection.execute(update(units).where(still_open).values(state="terminal", lease=None)).rowcount
-    connection.execute(update(leases).where(leases.c.run == run, LIVE).values(state="revoked", ended=now()))
     if ended:
         record(connection, "units.not_run", run=run, reason=reason, units=ended)
     return ended

@@ -7,6 +7,7 @@ loses no row and shows none twice, and of two cutters that took the same bundles
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import urllib.parse
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 from sqlalchemy import Connection, func, insert, select, text, tuple_, update
 
 from blocks.canonical import digest_file, digest_json
+from blocks.disk import writing_below
 from blocks.errors import LedgerError, TrustError
 from blocks.ledger import Ledger, now, record
 from blocks.ledger.bundles import Bundle, origins, uncut
@@ -224,25 +226,26 @@ def _write(results: Path, group: tuple[str, str], kind: str, table: pa.Table) ->
     """Write a table durably below `results`, under the name of its digest."""
     run, environment = group
     folder = results / f"kind={kind}" / f"run={_safe(run)}" / f"environment={_safe(environment)}"
-    folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".tmp-{uuid.uuid4().hex}"
     try:
-        # Without Arrow's own schema the coded columns are plain text to every reader.
-        with pq.ParquetWriter(
-            temporary, table.schema, compression="zstd", store_schema=False, write_page_index=True
-        ) as writer:
-            writer.write_table(table, row_group_size=ROW_GROUP)
-            # Two cutters with the same bundles must not make the same file: the slower one removes its own.
-            writer.add_key_value_metadata({"commonfleet.cut": uuid.uuid4().hex})
-        digest = digest_file(temporary)
-        _sync(temporary, os.O_RDONLY)
-        size = temporary.stat().st_size
-        final = folder / f"{digest.removeprefix('sha256:')}.parquet"
-        temporary.rename(final)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+        with writing_below(results):
+            folder.mkdir(parents=True, exist_ok=True)
+            # Without Arrow's own schema the coded columns are plain text to every reader.
+            with pq.ParquetWriter(
+                temporary, table.schema, compression="zstd", store_schema=False, write_page_index=True
+            ) as writer:
+                writer.write_table(table, row_group_size=ROW_GROUP)
+                # Two cutters with the same bundles must not make the same file: the slower one removes its own.
+                writer.add_key_value_metadata({"commonfleet.cut": uuid.uuid4().hex})
+            digest = digest_file(temporary)
+            _sync(temporary, os.O_RDONLY)
+            size = temporary.stat().st_size
+            final = folder / f"{digest.removeprefix('sha256:')}.parquet"
+            temporary.rename(final)
+            _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+    finally:
+        with contextlib.suppress(OSError):  # the trouble itself is on its way
+            temporary.unlink(missing_ok=True)
     return SegmentFile(kind, final, digest, table.num_rows, size)
 
 

@@ -62,6 +62,11 @@ def number(least: float = -math.inf, most: float = _LARGEST) -> Rule:
     return check
 
 
+def flag(value: Any) -> None:
+    if type(value) is not bool:
+        raise Unfit("true or false")
+
+
 def word(*known: str) -> Rule:
     def check(value: Any) -> None:
         if type(value) is not str or value not in known:
@@ -132,5 +137,34 @@ def shape(rules: Mapping[str, Rule], optional: Mapping[str, Rule] | None = None)
         except Unfit as unfit:
             unfit.where.append(f".{key}")
             raise
+
+    return check
+
+
+def plain(most: int, deepest: int = 20) -> Rule:
+    """Any JSON that can be kept, of at most so many values and characters of text together."""
+    telling, counted, measured = text(most), whole(-LAST_INT64), number()
+    small = f"of at most {most} values and characters, and no more than {deepest} levels deep"
+
+    def check(value: Any) -> None:
+        left, waiting = most, [(value, 0)]
+        while waiting:
+            one, depth = waiting.pop()
+            inner: list[Any] = []
+            if type(one) is str:
+                telling(one)
+                left -= len(one)
+            elif type(one) is int:
+                counted(one)
+            elif type(one) is float:
+                measured(one)
+            elif type(one) is dict:
+                inner = [*one, *one.values()]
+            elif type(one) is list:
+                inner = one
+            left -= 1 + len(inner)
+            if left < 0 or depth > deepest:
+                raise Unfit(small)
+            waiting += [(each, depth + 1) for each in inner]
 
     return check

@@ -6,7 +6,9 @@ three times, and on SQLite each hand-over of the lock between processes costs as
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
@@ -14,8 +16,10 @@ from blocks.lease import Grant, Wait
 from blocks.ledger import Ledger
 from tasks.collect.admit import Admission, Received, receive, write_down
 from tasks.collect.driver import Seat, fence
-from tasks.collect.grant import Asking, grant
+from tasks.collect.grant import Asking, Crossed, grant, hold_machine
 from tasks.collect.leases import give_back
+
+T = TypeVar("T")
 
 
 def turn(
@@ -32,13 +36,28 @@ def turn(
 
 def turned(ledger: Ledger, received: Received, asking: Asking, seat: Seat) -> tuple[Admission, Grant | Wait]:
     """`turn` for a part that has been received."""
-    with ledger.write() as connection:
+
+    def act(connection: Connection) -> tuple[Admission, Grant | Wait]:
         state = fence(connection, seat)
+        hold_machine(connection, asking.machine)
         admission = write_down(connection, received)
         give_back(connection, admission.lease)
-        return admission, next_lease(connection, state, asking)
+        return admission, _next(connection, state, asking)
+
+    return _until_not_crossed(ledger, act)
 
 
-def next_lease(connection: Connection, state: str, asking: Asking) -> Grant | Wait:
+def asked(ledger: Ledger, asking: Asking, seat: Seat) -> Grant | Wait:
+    """The next lease of a slot that has none."""
+    return _until_not_crossed(ledger, lambda connection: _next(connection, fence(connection, seat), asking))
+
+
+def _next(connection: Connection, state: str, asking: Asking) -> Grant | Wait:
     """A grant while the run is running; a run that is being stopped gives out nothing more."""
     return grant(connection, asking) if state == "running" else Wait(seconds=1.0, dry=True)
+
+
+def _until_not_crossed(ledger: Ledger, act: Callable[[Connection], T]) -> T:
+    while True:
+        with contextlib.suppress(Crossed), ledger.write() as connection:
+            return act(connection)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from blocks.canonical import digest_json
-from blocks.errors import HostError
+from blocks.errors import HostError, innermost
 
 Discover = Callable[[dict[str, Any]], Awaitable[Mapping[str, Any]]]
 """Sends one `discover` request to the planning machine and gives its answer: tests, disabled, error."""
@@ -74,8 +74,11 @@ async def list_all(
         done(answered)
         return listing
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(ask(question)) for question in questions]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(ask(question)) for question in questions]
+    except BaseExceptionGroup as errors:
+        raise innermost(errors) from errors
     if failures and len(failures) == len(questions):
         raise failures[0]  # not a file, the machine itself
     return [task.result() for task in tasks]

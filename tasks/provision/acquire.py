@@ -83,7 +83,7 @@ async def _in_use(taking: _Taking, hold: Hold, machine: Machine, patience: Patie
             await _give_back(taking, await taking.submissions.move(hold, "failed"))
         raise
     except asyncio.CancelledError:
-        await asyncio.shield(_give_back(taking, hold))
+        await asyncio.shield(_give_back_as_it_is(taking))
         raise
     else:
         await asyncio.shield(_give_back(taking, hold))
@@ -137,6 +137,13 @@ async def _give_back(taking: _Taking, hold: Hold) -> None:
         return
     if gone:
         await submissions.move(hold, "released")
+
+
+async def _give_back_as_it_is(taking: _Taking) -> None:
+    """Give back what the run holds by now: a change that was being written when the cancel came has been written."""
+    hold = await taking.submissions.open(taking.pool.name)
+    if hold is not None:
+        await _give_back(taking, hold)
 
 
 async def _give_back_left_over(taking: _Taking, ledger: Ledger) -> None:

@@ -13,6 +13,7 @@ from blocks.catalog.models import PoolSpec
 from blocks.errors import HostError
 from blocks.pools.base import Machine, Pool
 from blocks.requirement import facts_from_hello, slots_of
+from tasks.run.answers import HELLO, MOST_SLOTS, answered
 from tasks.run.pipe import Pipe
 from tasks.run.zipapp import make_zipapp
 
@@ -33,15 +34,17 @@ class Held:
 
 
 async def greeted(pool: Pool, machine: Machine, spec: PoolSpec, pipe: Pipe) -> Held:
-    """Ask the machine what it is. Raises HostError when it does not answer, or is not what the pool demands."""
-    hello = await pipe.call("hello")
+    """Ask the machine what it is. Raises HostError when it does not answer, talks nonsense, or is not what the pool
+    demands."""
+    hello = await answered(pipe, HELLO, "hello")
     threads = spec.threads_per_slot or 1
     if spec.sandbox == "bubblewrap" and hello["sandbox"]["kind"] != "bubblewrap":
         raise HostError(
-            f"The pool `{pool.name}` demands bubblewrap, and {machine.id} cannot use it: {hello['sandbox']['why']}.",
+            f"The pool `{pool.name}` demands bubblewrap, and {machine.id} cannot use it: "
+            f"{hello['sandbox'].get('why') or 'it does not say why'}.",
             do="Install bubblewrap, or let the pool's `sandbox` be `auto`.",
         )
-    slots = spec.slots or slots_of(facts_from_hello(hello), threads)
+    slots = spec.slots or min(MOST_SLOTS, slots_of(facts_from_hello(hello), threads))
     bring = functools.partial(pool.bring, machine)
     return Held(machine.id, pool.name, pipe, bring, hello, slots, threads, spec.sandbox)
 

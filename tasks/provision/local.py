@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from blocks.catalog.models import PoolSpec
 from blocks.errors import PlanError
 from blocks.home import Home
-from blocks.ledger import Ledger
 from blocks.pools import local
 from blocks.pools.base import Ground
 from tasks.provision.held import Held, greeted, runner_file
@@ -17,7 +16,7 @@ from tasks.run.pipe import open_pipe
 
 
 @contextlib.asynccontextmanager
-async def take_local(home: Home, ledger: Ledger, run: None, pool: str, spec: PoolSpec) -> AsyncIterator[Held]:
+async def take_local(home: Home, pool: str, spec: PoolSpec) -> AsyncIterator[Held]:
     """Have this machine answer for a while. Raises HostError when it does not, PlanError for another kind of pool."""
     if spec.kind != "local":
         raise PlanError(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from blocks.canonical import canonical_json
 from blocks.errors import StaleDriver
@@ -25,6 +26,7 @@ from tasks.collect.driver import OPEN, Seat, fence
 from tasks.provision.held import Held
 
 T = TypeVar("T")
+_INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 HOLD_SECONDS = 48 * 3600.0
 """The hard end of a machine that is asked for now."""
 ON_THE_WAY: dict[State, tuple[State, ...]] = {
@@ -54,7 +56,8 @@ class Submissions:
         """What this run holds of the pool, in whatever state the last driver left it."""
 
         def act(connection: Connection) -> Hold | None:
-            row = connection.execute(_open().where(submissions.c.run == self.run, submissions.c.pool == pool)).first()
+            ours = _open().where(submissions.c.run == self.run, submissions.c.pool == pool)
+            row = connection.execute(ours.order_by(submissions.c.ordinal.desc())).first()  # older ones were given up
             return _hold(row) if row else None
 
         return await self._transact(act)
@@ -165,9 +168,11 @@ def _moved(connection: Connection, hold: Hold, wanted: State, machine: str | Non
 def _register(connection: Connection, run: str, held: Held, vendor: str) -> None:
     facts = {key: held.hello[key] for key in ("fingerprint", "runtime", "sandbox", "accelerators")}
     values = {"state": "ready", "slots": held.slots, "fingerprint": canonical_json(facts).decode(), "updated": now()}
-    if connection.execute(update(machines).where(machines.c.id == held.machine).values(**values)).rowcount == 0:
-        row = {"id": held.machine, "pool": held.pool, "vendor": vendor, "created": now()}
-        connection.execute(insert(machines).values(**row, **values))
+    row = {"id": held.machine, "pool": held.pool, "vendor": vendor, "created": now(), **values}
+    # Inserted first: of two runs that meet a new machine at once, neither finds it there to update.
+    known = _INSERTS[connection.dialect.name](machines).values(**row).on_conflict_do_nothing()
+    if connection.execute(known).rowcount == 0:
+        connection.execute(update(machines).where(machines.c.id == held.machine).values(**values))
     record(connection, "machine.ready", run=run, machine=held.machine, pool=held.pool, slots=held.slots)
 
 

@@ -23,6 +23,7 @@ from tasks.collect.admit import Admission
 from tasks.collect.desk import Desk
 from tasks.collect.grant import Asking
 from tasks.collect.leases import LEASE_SECONDS
+from tasks.run.answers import COLLECT, STATUS, answered
 from tasks.run.pipe import Pipe
 
 POLL_SECONDS = 0.05
@@ -41,9 +42,9 @@ Said = tuple[Grant | Wait, float]
 
 
 class Refused(Exception):
-    """The desk does not take a part: it is malformed, or tells of what was never granted."""
+    """A part is not taken: it is malformed, not the one that was asked for, or tells of what was never granted."""
 
-    def __init__(self, part: dict[str, Any], why: str) -> None:
+    def __init__(self, part: Any, why: str) -> None:
         super().__init__(why)
         self.part = part
         self.why = why
@@ -182,7 +183,8 @@ class Agent:
         return True
 
     async def _deliver(self, lease: str, acked: int) -> int:
-        """Deliver the next part, if there is one; returns the number of the last part delivered. Raises Refused."""
+        """Deliver the next part, if there is one; returns the number of the last part delivered. Raises Refused,
+        HostError."""
         part = (await self._collected(lease, acked))["part"]
         return acked if part is None else await self._admit(part)
 
@@ -195,7 +197,7 @@ class Agent:
         said: Said | None = None
         try:
             while not said and (answer := await self._collected(lease, acked))["part"] is not None:
-                if asking is not None and answer["done"] and answer["part"]["records"][-1]["seq"] == answer["spooled"]:
+                if asking is not None and answer["done"] and _last_seq(answer["part"]) == answer["spooled"]:
                     said = await self._turned(answer["part"], asking)
                 else:
                     acked = await self._admit(answer["part"])
@@ -208,7 +210,13 @@ class Agent:
         return said
 
     async def _collected(self, lease: str, acked: int) -> dict[str, Any]:
-        return await self.ready.pipe.call("collect", lease=lease, acked=acked)
+        """The machine's answer, with the next part of this lease or None. Raises Refused for any other part, HostError
+        for an answer that is none."""
+        answer = await answered(self.ready.pipe, COLLECT, "collect", lease=lease, acked=acked)
+        part = answer["part"]
+        if part is not None and not _is_next(part, lease, acked):
+            raise Refused(part, f"It is not the part of lease {lease} that comes after {acked}.")
+        return answer
 
     async def _admit(self, part: Mapping[str, Any]) -> int:
         admission = await self._sent(part, self.desk.deliver)
@@ -226,8 +234,8 @@ class Agent:
         """Sign a part and send it. Raises Refused where the desk does not take it."""
         try:
             return await send(sign(self.key, BUNDLE_TYPE, canonical_json(part)), self.key.public)
-        except (ProtocolError, TrustError, ValueError) as error:
-            raise Refused(dict(part), str(error)) from error
+        except (ProtocolError, TrustError, ValueError, RecursionError) as error:
+            raise Refused(part, str(error)) from error
 
     def _told(self, part: Mapping[str, Any], admission: Admission) -> None:
         if admission.fresh:
@@ -236,7 +244,7 @@ class Agent:
     async def _refused(self, lease: str, refused: Refused) -> None:
         """A part that the desk does not take ends its lease, as a death would: the other lanes go on."""
         await self.ready.pipe.call("stop", lease=lease, grace_seconds=STOP_SECONDS)
-        await self.desk.refuse(lease, {"part": repr(refused.part)[:REFUSED_CHARACTERS]}, refused.why)
+        await self.desk.refuse(lease, {"part": _shown(refused.part)}, refused.why)
         await self.desk.give_back(lease, died=True, in_hand=None)
         await self.ready.pipe.call("forget", lease=lease)
 
@@ -261,7 +269,7 @@ class Agent:
         return lives
 
     async def _runners(self) -> list[dict[str, Any]]:
-        return list((await self.ready.pipe.call("status"))["runners"])
+        return list((await answered(self.ready.pipe, STATUS, "status"))["runners"])
 
     async def _watch(self) -> None:
         """One look at the machine for all lanes."""
@@ -298,6 +306,30 @@ class Agent:
             output_cap_bytes=ready.output_cap_bytes,
             env={**facts["env"], **ready.suites[suite]["env"]},
         )
+
+
+def _is_next(part: Any, lease: str, acked: int) -> bool:
+    """Whether it is a later part of this lease. (A lease whose folder was removed leaves numbers out.)"""
+    if not isinstance(part, dict) or part.get("lease") != lease:
+        return False
+    number = part.get("part")
+    return type(number) is int and number > acked
+
+
+def _last_seq(part: Mapping[str, Any]) -> int | None:
+    """The number of the part's last record. Nobody has checked the part yet: None where there is no telling."""
+    try:
+        seq = part["records"][-1]["seq"]
+    except (IndexError, KeyError, TypeError):
+        return None
+    return seq if type(seq) is int else None
+
+
+def _shown(part: Any) -> str:
+    try:
+        return repr(part)[:REFUSED_CHARACTERS]
+    except RecursionError:
+        return "(nested too deeply to be shown)"
 
 
 def _ordered(unit: Mapping[str, Any]) -> OrderedUnit:

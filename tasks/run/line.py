@@ -12,6 +12,7 @@ import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 from blocks.pools.base import Channel
@@ -84,26 +85,28 @@ class Line:
 
     async def _read(self) -> None:
         pending: list[bytes] = []
+        size = 0  # of `pending`; counted along, for a line may come in a million pieces
         try:
             while data := await self._channel.read():
                 self._heard += 1
                 first, *more = data.split(b"\n")
                 pending.append(first)
+                size += len(first)
                 if more:
                     for line in (b"".join(pending), *more[:-1]):
                         self._take(line)
-                    pending = [more[-1]]
-                elif sum(map(len, pending)) > LINE_BYTES:
+                    pending, size = [more[-1]], len(more[-1])
+                elif size > LINE_BYTES:
                     raise ValueError(f"a line of more than {LINE_BYTES} bytes")
             self._end("the far end ended")
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             self._end(f"it sent something that is no answer ({error})")
 
     def _take(self, line: bytes) -> None:
         if not line.strip():
             return
         reply = json.loads(line)
-        if not isinstance(reply, dict):
+        if not isinstance(reply, dict) or type(reply.get("id")) not in (int, NoneType):
             raise ValueError(f"{line[:40]!r}")
         future = self._waiting.get(reply.get("id"))  # type: ignore[arg-type]
         if future is not None and not future.done():

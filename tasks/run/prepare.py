@@ -43,7 +43,10 @@ async def _unpack(held: Held, store: Store, digest: str, artifacts: tuple[Artifa
         for a in artifacts
     ]
     answer = await held.pipe.call("unpack", timeout=UNPACK_SECONDS, digest=digest, artifacts=listed)
-    return Path(answer["root"])
+    root = answer.get("root")
+    if not isinstance(root, str):
+        raise HostError(f"{held.machine} does not say where it has unpacked {digest}.", do="The run can be resumed.")
+    return Path(root)
 
 
 def ready(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from blocks.errors import HostError
 from blocks.plan import Environment, Unit
 from blocks.requirement import MachineFacts, Requirement, facts_from_hello, libc_does, requirement_of, why_not
 from blocks.vendor import Level
@@ -104,3 +105,26 @@ def test_facts_are_read_from_what_a_runner_says() -> None:
     assert facts.os == "linux"
     assert facts.memory_bytes is None
     assert why_not(Requirement(accelerator="cuda", devices=2, cpus=4, toolchain=("c++",)), facts) == []
+
+
+@pytest.mark.parametrize(
+    "hello",
+    [
+        [],
+        {"runtime": []},
+        {"fingerprint": "fast"},
+        {"fingerprint": {"memory_bytes": float("inf")}},
+        {"slots_hint": "many"},
+        {"accelerators": [{"class": "cuda"}]},
+        {"accelerators": [{"class": "cuda", "count": "2"}]},
+        {"accelerators": [{"class": [], "count": 2}]},
+    ],
+)
+def test_what_no_runner_says_is_an_error_for_people(hello: Any) -> None:
+    with pytest.raises(HostError, match="says about its machine is malformed") as error:
+        facts_from_hello(hello)
+    assert error.value.do
+
+
+def test_a_libc_of_no_version_is_none_that_is_needed() -> None:
+    assert not libc_does("glibc 2.28", "glibc \N{SUPERSCRIPT TWO}")

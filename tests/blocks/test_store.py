@@ -81,7 +81,7 @@ def test_a_write_that_fails_half_way_leaves_nothing(store: Store, tmp_path: Path
         Path(path).write_bytes(os.urandom(3 << 20))
     argv = [sys.executable, "-c", WRITER, str(store.root), str(path)]
     shown = subprocess.run(argv, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True)
-    assert shown.stdout == f"The store {store.root} cannot be written: File too large.\n"
+    assert shown.stdout == f"{store.root} cannot be written: File too large.\n"
     assert files(store) == []
 
 

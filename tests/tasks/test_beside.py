@@ -139,6 +139,19 @@ async def test_a_refusal_is_raised_where_it_was_asked(other: Beside) -> None:
     assert await other.call(unanswered, answer=answer) == "Nothing."
 
 
+async def test_an_answer_that_cannot_be_handed_over_is_a_refusal_and_nobody_waits_for_it(other: Beside) -> None:
+    deep: list[Any] = []
+    for _ in range(sys.getrecursionlimit()):
+        deep = [deep]
+
+    async def answer(_: Any) -> Any:
+        return deep
+
+    async with asyncio.timeout(20):
+        with pytest.raises((RecursionError, CommonfleetError)):
+            await other.call(counted, answer=answer)
+
+
 async def test_a_call_that_is_cancelled_ends_the_process_at_once_and_the_next_one_has_another(
     other: Beside, tmp_path: Path
 ) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_OF_THE_MACHINE = frozenset({"HOME", "PATH", "PWD", "TMPDIR"})
-_NEVER = frozenset({"BASH_ENV", "ENV", "IFS", "LD_AUDIT", "LD_PRELOAD", "SHELLOPTS", "BASHOPTS", "PS4"})
-"""Variables by which a record from elsewhere would change what the reader's own shell or loader does."""
+_HARMLESS = re.compile(r"PYTHONHASHSEED|CUDA_DEVICE_ORDER|[A-Z0-9_]+_(NUM_THREADS|COMPILE_THREADS|VISIBLE_DEVICES)")
+"""Recorded variables that are stated whoever recorded them. Any other may run a stranger's code in the reader's shell
+or interpreter (PYTHONWARNINGS with BROWSER does), so it is stated only where our own plan names it."""
 _UNPACKED = re.compile(r"^(.*/builds)/[0-9a-f]{64}(?:/|$)")
 """Where a machine unpacks builds and the sources of suites: side by side, by digest."""
 
@@ -37,7 +37,7 @@ def reproduce(kind: str, spec: Mapping[str, Any], test: str, process: Mapping[st
     else:
         folder, argv = _of_sources(kind, spec, test, argv)
         site = _site(folder or next((word for word in argv[1:] if os.path.isabs(word)), ""), build_digest)
-    env = {**_libraries(kind, site), **_stated(process.get("env"))}
+    env = {**_libraries(kind, site), **_stated(process.get("env"), spec.get("env") or {})}
     words = [quote(word) for word in argv]
     if env:
         words = ["env", *(f"{key}={quote(value)}" for key, value in sorted(env.items())), *words]
@@ -87,8 +87,8 @@ def _libraries(kind: str, site: str) -> dict[str, str]:
     return libraries if kind == "gtest" else {"PYTHONPATH": site, **libraries}
 
 
-def _stated(env: Any) -> dict[str, str]:
-    """Of the recorded variables those that mean something elsewhere, and can be stated at all."""
-    left_out = _OF_THE_MACHINE | _NEVER
-    named = env.items() if isinstance(env, Mapping) else ()
-    return {str(k): str(v) for k, v in named if _NAME.fullmatch(str(k)) and str(k) not in left_out}
+def _stated(recorded: Any, planned: Mapping[str, Any]) -> dict[str, str]:
+    """What the process was given, as far as it may be repeated elsewhere; what the plan says, as the plan says it."""
+    named = recorded.items() if isinstance(recorded, Mapping) else ()
+    harmless = {str(key): str(value) for key, value in named if _HARMLESS.fullmatch(str(key))}
+    return {**harmless, **{key: str(value) for key, value in planned.items() if _NAME.fullmatch(key)}}

@@ -28,7 +28,12 @@ THREAD_VARIABLES = (
     "TORCHINDUCTOR_COMPILE_THREADS",
 )
 # A unit gets no secret of ours; what a catalog may call one by mistake is at least not written down.
-SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY", re.IGNORECASE)
+SECRET = re.compile(
+    r"TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY"
+    r"|(^|_)(KEY|PAT|PASS|AUTH|COOKIE|DSN)(_|$)",
+    re.IGNORECASE,
+)
+SECRET_VALUE = re.compile(r"://[^/\s@]*:[^/\s@]*@")  # a URL with a password in it
 STATED_NAMES, NAME_CHARACTERS, VALUE_CHARACTERS = 200, 200, 4000
 """So many variables go on record, of names and values of so many characters."""
 
@@ -135,7 +140,9 @@ def _on_record(env: Mapping[str, str]) -> Dict[str, str]:
     kept = {
         name: value
         for name, value in sorted(env.items())
-        if len(name) <= NAME_CHARACTERS and len(value) <= VALUE_CHARACTERS and not SECRET.search(name)
+        if len(name) <= NAME_CHARACTERS
+        and len(value) <= VALUE_CHARACTERS
+        and not (SECRET.search(name) or SECRET_VALUE.search(value))
     }
     return {clean(name): clean(value) for name, value in list(kept.items())[:STATED_NAMES]}
 

@@ -76,6 +76,7 @@ HUGE, NAN, INFINITE = 10**400, float("nan"), float("inf")
 REFUSED: dict[str, Callable[[dict[str, Any]], None]] = {
     "protocol": put(99, "protocol"), "no lease": drop("lease"), "lease {}": put({}, "lease"),
     "part 0": put(0, "part"), "part True": put(True, "part"), "part 2**70": put(2**70, "part"),
+    "records []": put([], "records"),
     "records text": put("all fine", "records"), "record None": put(None, *UNIT), "unit []": put([], *UNIT, "unit"),
     "no seq": drop(*UNIT, "seq"), "attempts []": put([], *UNIT, "attempts"), "attempts {}": put({}, *UNIT, "attempts"),
     "attempt {}": put({}, *FIRST), "ordinal True": put(True, *FIRST, "ordinal"), "ordinal 2": put(2, *FIRST, "ordinal"),

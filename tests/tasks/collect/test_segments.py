@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from blocks.canonical import digest_file
-from blocks.errors import TrustError
+from blocks.errors import LedgerError, TrustError
 from blocks.ledger import Ledger, now
 from blocks.ledger.query import run_query
 from blocks.ledger.schema import bundles, events, segments
@@ -195,6 +195,21 @@ def test_a_cutter_that_is_killed_loses_nothing_and_shows_nothing_twice(
     assert_whole(ledger, before)
     assert len(sweep_orphans(ledger, older_than_seconds=0)) == 1
     assert_whole(ledger, before)
+
+
+def test_a_disk_that_takes_no_more_is_told_in_words_and_the_bundles_wait(ledger: Ledger):
+    make_run(ledger, some_units(2), units_per_lease=1)
+    ledger.results.parent.mkdir(parents=True, exist_ok=True)
+    if ledger.results.exists():
+        ledger.results.rmdir()
+    ledger.results.write_text("no folder")
+
+    with pytest.raises(LedgerError, match=r"cannot be written.*Everything recorded before is safe"):
+        cut_segments(ledger, everything=True)
+
+    assert uncut_count(ledger) == 2
+    ledger.results.unlink()
+    assert cut_segments(ledger, everything=True)
 
 
 def test_a_fresh_file_is_not_swept_because_its_cutter_may_be_at_work(ledger: Ledger):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from blocks.lease import PROTOCOL
 from blocks.ledger import Ledger
 from blocks.ledger.schema import events, leases, runs
 from blocks.signing import BUNDLE_TYPE, Key, sign
+from tasks.collect import grant
 from tasks.collect.driver import set_state
 from tasks.collect.grant import Asking
 from tasks.collect.turn import turn
@@ -113,3 +116,39 @@ def test_a_turn_that_is_refused_has_changed_nothing(two: Night, fault: str) -> N
 
     assert lease_states(two) == {first["lease"]: "live"}
     assert two.attempts() == []
+
+
+def test_runs_that_share_a_machine_do_not_wait_for_each_other_for_ever(
+    ledger: Ledger, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One run's turn and another's grant, which ends the first one's overdue lease, want the same two rows."""
+    ours = open_night(ledger, key, [unit(1, estimate_seconds=60.0), unit(2, estimate_seconds=60.0)], slots=3)
+    theirs = open_night(ledger, key, [unit(3, estimate_seconds=60.0), unit(4, estimate_seconds=60.0)], slots=3)
+    lease = theirs.granted()
+    theirs.overdue(lease["lease"])
+    turning, look = threading.Event(), grant._look
+
+    def slow(connection: Any, machine: str) -> Any:
+        if threading.current_thread().name == "turn":
+            turning.set()  # it holds what a turn holds before it grants
+            time.sleep(0.5)
+        return look(connection, machine)
+
+    monkeypatch.setattr(grant, "_look", slow)
+    ended: dict[str, Any] = {}
+
+    def run(name: str, act: Any) -> None:
+        try:
+            ended[name] = act()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is what the test looks at
+            ended[name] = error
+
+    turner = threading.Thread(
+        target=run, name="turn", args=("turn", lambda: taken(theirs, lease["lease"], finished(lease["units"][0]["id"])))
+    )
+    turner.start()
+    assert turning.wait(20)
+    run("ask", ours.ask)
+    turner.join(60)
+
+    assert not [error for error in ended.values() if isinstance(error, Exception)], ended

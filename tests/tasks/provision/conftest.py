@@ -23,7 +23,7 @@ from tests.ledger_fixtures import ledger as ledger
 from tests.ledger_fixtures import postgres as postgres
 from tests.tasks.run.far_end import FarEnd
 
-HELLO = {
+HELLO: dict[str, Any] = {
     "runtime": {"arch": "x86_64", "libc": "glibc 2.36", "python": {"cp311": "/usr/bin/python3"}, "toolchain": ["c++"]},
     "fingerprint": {"memory_bytes": 8 << 30},
     "accelerators": [{"class": "cpu", "count": 2}],
@@ -34,10 +34,12 @@ HELLO = {
 
 @dataclass
 class Host(Local):
-    """This machine, with a far end that only says hello. `before` is called ahead of each call that matters."""
+    """This machine, with a far end that only says hello, and `said` in place of some of it. `before` is called ahead of
+    each call that matters."""
 
     before: Callable[[str, str], None] = lambda call, submission: None
     greets: bool = True
+    said: dict[str, Any] = field(default_factory=dict)
 
     async def submit(self, submission: Submission) -> Machine:
         self.before("submit", submission.id)
@@ -52,7 +54,7 @@ class Host(Local):
         return gone
 
     async def connect(self, machine: Machine) -> Channel:
-        return FarEnd(lambda request: {"ok": self.greets, "error": "broken", **HELLO})
+        return FarEnd(lambda request: {"ok": self.greets, "error": "broken", **HELLO, **self.said})
 
 
 @dataclass

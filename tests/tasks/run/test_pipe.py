@@ -20,11 +20,12 @@ from blocks.errors import HostError
 from blocks.pools.base import Channel, Ground
 from blocks.pools.local import Child, Local
 from tasks.provision.held import runner_file
+from tasks.run import line
 from tasks.run.line import Patience
 from tasks.run.pipe import open_pipe
 from tests.tasks.run.far_end import Answer, FarEnd, refusing, until
 
-SHORT = Patience(quiet_seconds=0.2, dead_seconds=0.8, pauses=(0.0, 0.05, 0.1), reopen_seconds=20, losses=3)
+SHORT = Patience(quiet_seconds=0.5, dead_seconds=2.0, pauses=(0.0, 0.05, 0.1), reopen_seconds=20, losses=3)
 
 
 class Here:
@@ -250,14 +251,43 @@ async def test_what_the_far_end_refuses_is_told_and_not_repeated() -> None:
     assert made[0].operations.count("start") == 1
 
 
-@pytest.mark.parametrize("said", [b"[1, 2]\n", b"no JSON\n", b"\xff\xfe\n"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"[1, 2]\n", b"no JSON\n", b"\xff\xfe\n", b"[" * 100_000 + b"\n", b'{"id": [1], "ok": true}\n',
+        b'{"id": {}, "ok": true}\n', b'{"id": true, "ok": true}\n',
+    ],
+    ids=["a list", "no JSON", "no text", "deep", "id [1]", "id {}", "id true"],
+)  # fmt: skip
 async def test_a_far_end_that_talks_nonsense_is_a_lost_one(said: bytes) -> None:
     connect, made = scripted(dies("status"), lambda request: {"ok": True})
-    async with open_pipe("there", connect, SHORT) as pipe:
+    lost: list[str] = []
+
+    async def reopened(why: str) -> None:
+        lost.append(why)
+
+    async with open_pipe("there", connect, SHORT, reopened) as pipe:
         await pipe.call("hello")
         made[0]._coming.put_nowait(said)
         await pipe.call("status")
     assert len(made) == 2
+    assert "sent something that is no answer" in lost[0], "it was not merely silent"
+
+
+async def test_a_line_without_an_end_is_given_up_and_costs_no_more_than_its_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A host that sends byte by byte must not keep us busy: all pieces counted anew for each would be 10**9 steps."""
+    monkeypatch.setattr(line, "LINE_BYTES", 40_000)
+    far = FarEnd(lambda request: None)
+    for _ in range(40_001):
+        far._coming.put_nowait(b"x")
+    ours = line.Line(far, Patience())
+    began = time.process_time()
+    with pytest.raises(line.Lost, match="a line of more than 40000 bytes"):
+        await ours.ask({"op": "status"}, 60)
+    assert time.process_time() - began < 4
+    await ours.close(0)
 
 
 @given(st.integers(0, 2**32), st.integers(1, 5))
