@@ -14,6 +14,7 @@ from typing import Any
 from blocks.accelerators.registry import for_slot
 from blocks.build import Artifact, Build
 from blocks.catalog.models import Catalog
+from blocks.errors import HostError
 from blocks.plan import Environment
 from blocks.store import Store
 from tasks.build.provenance import check_build
