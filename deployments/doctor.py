@@ -17,6 +17,7 @@ from typing import Any, Literal
 from blocks.errors import CommonfleetError
 from blocks.home import open_home
 from blocks.store import free_bytes
+from tasks.run.runner.sandbox import probe
 
 PACKAGES = ("blocks", "tasks", "flows", "deployments")
 NIGHTLY_BYTES = 6 << 30
@@ -41,7 +42,24 @@ def findings() -> list[Finding]:
     checks: tuple[Callable[[], Finding], ...] = (
         shadowed, compiler, headers, cmake, sandbox, state, disk, catalog, ledger, processors, torch_here,
     )  # fmt: skip
-    return [check() for check in checks]
+    return [guarded(check) for check in checks]
+
+
+def guarded(check: Callable[[], Finding]) -> Finding:
+    """What the check finds. One that cannot be made is a finding itself, and the others are made all the same."""
+    try:
+        return check()
+    except Exception as error:  # noqa: BLE001 - whatever is broken here, telling it is what this is for
+        name = check.__name__.partition("_")[0]
+        if isinstance(error, OSError) and error.filename:
+            return Finding(
+                name, "bad", f"{error.filename} cannot be looked at: {error.strerror}.",
+                "Let this account read and write it, or set COMMONFLEET_HOME to a folder of its own.",
+            )  # fmt: skip
+        return Finding(
+            name, "bad", f"The check of {name} failed: {type(error).__name__}: {error}",
+            "Install commonfleet anew, into an environment of its own.",
+        )  # fmt: skip
 
 
 def shadowed() -> Finding:
@@ -87,26 +105,16 @@ def cmake() -> Finding:
 
 
 def sandbox() -> Finding:
-    """Whether units can be run in the allow-list sandbox."""
-    found = shutil.which("bwrap")
-    if not found:
-        return Finding(
-            "sandbox", "note", "bubblewrap is not installed: units run unsandboxed, and each attempt says so.",
-            "Debian and Ubuntu: apt-get install bubblewrap.",
-        )  # fmt: skip
-    trial = [found, "--ro-bind", "/usr", "/usr", "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64",
-             "--unshare-pid", "--unshare-net", "/usr/bin/true"]  # fmt: skip
-    try:
-        said = subprocess.run(trial, capture_output=True, text=True, check=False, timeout=20)
-        refusal = said.stderr.strip()[:200] if said.returncode != 0 else ""
-    except (OSError, subprocess.TimeoutExpired) as error:
-        refusal = str(error)
-    if refusal:
-        return Finding(
-            "sandbox", "note", f"bubblewrap is installed and may not be used here: {refusal}",
-            "Allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1), or run as root.",
-        )  # fmt: skip
-    return Finding("sandbox", "good", "bubblewrap works: units run in the allow-list sandbox.")
+    """Whether units can be run in the allow-list sandbox, by the trial that the runner itself makes."""
+    found = probe()
+    if found.kind == "bubblewrap":
+        return Finding("sandbox", "good", f"bubblewrap {found.version} works: units run in the allow-list sandbox.")
+    missing = "not installed" in found.why
+    return Finding(
+        "sandbox", "note", f"Units run unsandboxed, and each attempt says so: {found.why}.",
+        "Debian and Ubuntu: apt-get install bubblewrap." if missing
+        else "Allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1), or run as root.",
+    )  # fmt: skip
 
 
 def state() -> Finding:

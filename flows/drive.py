@@ -42,7 +42,7 @@ from tasks.collect.driver import (
     take_run,
 )
 from tasks.collect.leases import end_unfinished
-from tasks.plan.write import Planned, estimated_seconds, planned
+from tasks.plan.write import Planned, estimated_seconds, planned, settled
 from tasks.provision.acquire import acquired
 from tasks.provision.held import Held
 from tasks.run.agent import Agent
@@ -305,6 +305,8 @@ def _show_delivered(driven: Driven, part: Mapping[str, Any]) -> None:
 def _show(driven: Driven, plan: Planned) -> None:
     watch = driven.watch
     watch.planned, watch.planned_seconds = plan.units, plan.estimate_seconds
+    with driven.ledger.read() as connection:
+        watch.resumed(*settled(connection, driven.seat.run))
     watch.agents = driven.agents
     watch.at("test")
 

@@ -43,6 +43,8 @@ def show_run(run: str, html: Path | None, *, as_json: bool) -> int:
     tables.print_summary(summary)
     if summary["sentence"]:
         print(summary["sentence"])
+    if html is not None:
+        print(f"Written to {html}{'' if summary['finished'] else ': the run as it stands now'}.")
     report = report_file(open_home(), run)
     if summary["finished"] and not report.exists():
         from tasks.publish.report import write_report

@@ -16,9 +16,18 @@ from cyclopts import App, Parameter
 
 from blocks.errors import CommonfleetError, innermost
 
+
+def _version() -> str:
+    """Of the distribution. Asked only when somebody wants to know: reading it takes longer than `--help`."""
+    from importlib.metadata import version
+
+    return version("commonfleet")
+
+
 app = App(
     name="commonfleet",
     help="One continuous-integration system for PyTorch-class projects whose machines belong to many parties.",
+    version=_version,
     version_flags=["--version"],
 )
 
@@ -73,6 +82,10 @@ def run(
 
     if not 0 < sample <= 1:
         raise CommonfleetError(f"A sample is a share above 0 and at most 1, not {sample}.")
+    if slots < 0:
+        raise CommonfleetError(f"A number of slots is 0 (all) or more, not {slots}.")
+    if retry_alone is not None and retry_alone < 0:
+        raise CommonfleetError(f"A number of tests to try again alone is 0 (none) or more, not {retry_alone}.")
     request = Request(
         profile=profile,
         suites=suite,
@@ -114,6 +127,8 @@ def runs(*, limit: int = 20, json: Json = False) -> int:
     """List the runs, newest first."""
     from deployments.cli.looking import list_runs
 
+    if limit < 1:
+        raise CommonfleetError(f"A limit is 1 or more runs, not {limit}.")
     return list_runs(limit, as_json=json)
 
 

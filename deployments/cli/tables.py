@@ -7,9 +7,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from flows.conclude import Conclusion
 
+CELL_CHARACTERS = 200
+"""What a table shows of one value of a query's answer; `--json` has all of it."""
+PIPE_COLUMNS = 10_000
+"""Whoever reads a pipe or a file wants a row on a line, and nothing cut to fit a screen that is not there."""
 OUTCOME_ORDER = ("passed", "failed", "crashed", "timed_out", "error", "skipped", "xfailed", "xpassed")
 
 
@@ -57,14 +62,16 @@ def print_runs(rows: Sequence[Mapping[str, Any]]) -> None:
         print("There is no run yet. `commonfleet nightly` makes the first.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("run", "flow", "state", "started", "units", "conclusion"):
+    # The id is what one copies into the next command: the others give way to it, however narrow the terminal.
+    table.add_column("run", no_wrap=True, min_width=max(len(row["id"]) for row in rows))
+    for name in ("flow", "state", "started", "units", "conclusion"):
         table.add_column(name)
     for row in rows:
         units = row["units"]
         done = f"{units['planned'] - units.get('open', 0)}/{units['planned']}"
         started = str(row["created"])[:16].replace("T", " ")
-        table.add_row(row["id"], row["flow"], row["state"], started, done, row.get("sentence") or "")
-    Console().print(table)
+        table.add_row(row["id"], row["flow"], row["state"], started, done, Text(row.get("sentence") or ""))
+    _wide().print(table)
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -77,14 +84,24 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    Console().print(table)
+    _wide().print(table)
 
 
-def _cell(value: Any) -> str:
-    """A value as people read it; `--json` has all its digits."""
+def _wide() -> Console:
+    """As wide as the terminal; without one, as wide as the rows are."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PIPE_COLUMNS)
+
+
+def _cell(value: Any) -> Text:
+    """A value as people read it: the first line that says something, and few digits. Never read as Rich's markup, which
+    would swallow the brackets of `test_add[float32]`.
+    """
     if value is None:
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+        return Text("")
+    told = (f"{value:.6g}" if isinstance(value, float) else str(value)).strip()
+    first = told.partition("\n")[0].rstrip()
+    return Text(told if told == first and len(told) <= CELL_CHARACTERS else f"{first[:CELL_CHARACTERS]} …")
 
 
 def print_plan(summary: Mapping[str, Any]) -> None:

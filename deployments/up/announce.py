@@ -1,4 +1,4 @@
-"""What `up` says once everything runs."""
+"""What `up` says: a line for each component as it comes up, and a page once everything runs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from typing import Any
 
 from blocks.home import Home
 from deployments.up.secrets import secret_file
+
+
+def came_up(role: str, seconds: float) -> str:
+    """A whole start takes half a minute: this is how one sees that it goes on, and where it hangs when it does."""
+    return f"  {role:<12} ready after {seconds:.1f} s"
 
 
 def announcement(home: Home, ui_url: str, login: str, registered: dict[str, Any], seconds: float) -> str:

@@ -24,7 +24,8 @@ from blocks.home import Home
 from blocks.process import Process, alive, identify
 from deployments.up import database as postgres
 from deployments.up import leftovers, ports, settings
-from deployments.up.announce import announcement
+from deployments.up.announce import announcement, came_up
+from deployments.up.schedule import check_schedule
 from deployments.up.secrets import secret
 from deployments.up.supervise import Component, Supervised, tail
 from flows.server import ServerAddress, address_file, answers, write_address
@@ -51,8 +52,7 @@ async def up(
     `ui_port` is where UI and API listen, on 127.0.0.1 only; `schedule` is the nightly's cron line, in UTC. Raises
     CommonfleetError when another one runs for this state folder, the port is taken, or a component cannot be kept up.
     """
-    if len(schedule.split()) != 5:
-        raise CommonfleetError(f"{schedule!r} is no cron line.", do='Five fields are needed, such as "0 2 * * *".')
+    await asyncio.to_thread(check_schedule, schedule)
     home.prefect.mkdir(exist_ok=True, mode=0o700)
     lock = leftovers.hold(home)
     try:
@@ -159,7 +159,9 @@ class Installation:
     async def begin(self, component: Component) -> None:
         part = Supervised(component, self.child)
         self.parts.append(part)
+        began = time.monotonic()
         await part.start()
+        self.say(came_up(component.role, time.monotonic() - began))
 
     def log(self, role: str) -> Path:
         return self.home.prefect / "logs" / f"{role}.log"
@@ -228,6 +230,7 @@ class Installation:
             folder=self.home.prefect,
         )
         part = Supervised(component, self.child)
+        began = time.monotonic()
         try:
             await part.start()
             assert part.child is not None
@@ -241,6 +244,7 @@ class Installation:
                 f"Blocks, work pool and deployments could not be registered: {tail(component.log)}",
                 do=f"The whole log is {component.log}.",
             )
+        self.say(came_up("registration", time.monotonic() - began))
         body: dict[str, Any] = json.loads((self.home.prefect / "registered.json").read_text())
         return body
 

@@ -9,10 +9,17 @@ from pathlib import Path
 from blocks.errors import CommonfleetError
 
 LISTENING = "0A"  # TCP_LISTEN in /proc/net/tcp
+HIGHEST = 65535
 
 
 def check_free(port: int) -> None:
-    """Raises CommonfleetError naming the process that listens on 127.0.0.1:port already."""
+    """Raises CommonfleetError for what is no port, or naming the process that listens on 127.0.0.1:port already."""
+    if not 1 <= port <= HIGHEST:
+        raise CommonfleetError(
+            f"A port is a number from 1 to {HIGHEST}, not {port}.",
+            kept="Nothing was started.",
+            do="Take another with --port.",
+        )
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -22,10 +29,11 @@ def check_free(port: int) -> None:
                 raise CommonfleetError(
                     f"Port {port} cannot be used: {error.strerror}.", do="Take another with --port."
                 ) from error
+            other = port + 1 if port < HIGHEST else port - 1
             raise CommonfleetError(
                 f"Port {port} on 127.0.0.1 is taken by {holder(port) or 'a process of another user'}.",
                 kept="Nothing was started.",
-                do=f"Stop that process, or take another port: commonfleet up --port {port + 1}",
+                do=f"Stop that process, or take another port: commonfleet up --port {other}",
             ) from None
 
 

@@ -61,6 +61,9 @@ def sources_digest(folder: Path) -> str:
     return digest_json({path.relative_to(folder).as_posix(): digest_file(path) for path in _sources(folder)})
 
 
+STEP_SECONDS = 0.5
+
+
 def build_consumer(folder: Path, wheels: Sequence[Path], bench: Bench) -> tuple[Path, tuple[int, int] | None]:
     """Compile, link, export and pack; returns the archive and the newest glibc that its binaries ask for.
 
@@ -70,7 +73,7 @@ def build_consumer(folder: Path, wheels: Sequence[Path], bench: Bench) -> tuple[
     site, out = bench.folder / "site", bench.folder / "consumer"
     unpack_wheels(wheels, site)
     out.mkdir()
-    bench.progress("compiling the libtorch consumer, exporting a model with AOTInductor")
+    note = "compiling the libtorch consumer, exporting a model with AOTInductor"
     stop = threading.Event()
     # Two single-threaded programs that know nothing of each other; an error of one ends the other.
     with ThreadPoolExecutor(2) as pool:
@@ -79,7 +82,10 @@ def build_consumer(folder: Path, wheels: Sequence[Path], bench: Bench) -> tuple[
                 pool.submit(_compile, folder, site, out, bench, stop),
                 pool.submit(_export, folder, site, out, bench, stop),
             ]
-            wait(jobs, return_when=FIRST_EXCEPTION)
+            running = set(jobs)
+            while running and not any(job.done() and job.exception() for job in jobs):
+                bench.progress(note)  # raises when the build is cancelled, and `stop` then ends both programs
+                running = wait(jobs, timeout=STEP_SECONDS, return_when=FIRST_EXCEPTION).not_done
             failed = [job for job in jobs if job.done() and job.exception()]
             for job in failed:
                 job.result()

@@ -214,16 +214,19 @@ def _checked(wheel: Wheel, folder: Path) -> Path:
     return path
 
 
+_UNREACHED = re.compile(r"NewConnectionError|ConnectTimeoutError|Name or service not known|after connection broken")
+
+
 def _no_such_wheel(
     requirements: Sequence[str], indexes: Sequence[str], silent: Mapping[str, str], finished: Finished, bench: Bench
 ) -> BuildError:
     """Which requirement it is that cannot be had, and what pip says of it when asked for it alone."""
-    guilty, line = "", first_error(finished.lines())
+    guilty, line, said = "", first_error(finished.lines()), finished.lines()
     for requirement in requirements:
         # Under a constraints file pip reports a missing release as a conflict; without it, it names the release.
         alone = _alone(requirement, indexes, bench)
         if alone.code != 0:
-            guilty, line = requirement, first_error(alone.lines())
+            guilty, line, said = requirement, first_error(alone.lines()), alone.lines()
             break
     tried = [label(index) for index in indexes] + [f"{label(index)} ({why})" for index, why in silent.items()]
     log = keep_log(finished.log, bench)
@@ -232,6 +235,12 @@ def _no_such_wheel(
             f"{', '.join(requirements)} cannot be had together from {', '.join(tried)}. pip: {line}",
             kept=f"The whole log: {log}.",
             do="Loosen one of the requirements in the catalog, or look at the constraints that pip is configured with.",
+        )
+    if any(_UNREACHED.search(words) for words in said):
+        return BuildError(
+            f"{guilty} cannot be looked for: a package index cannot be reached ({', '.join(tried)}).",
+            kept=f"The whole log: {log}.",
+            do="Check the network and the index that pip is configured with, then start again.",
         )
     return BuildError(
         f"There is no wheel for {guilty} ({python_tag()}, {this_arch()}) in {', '.join(tried)}. pip: {line}",

@@ -250,8 +250,8 @@ def _attempt_row(held: _Granted, lease: str, part: int, unit: str, attempt: Atte
         "mode": attempt["mode"],
         "test": attempt["test"],
         "outcome": attempt["outcome"],
-        "started": attempt["started"],
-        "seconds": attempt["seconds"],
+        "started": float(attempt["started"]),  # JSON may bring an integer that no database holds
+        "seconds": float(attempt["seconds"]),
         "machine": held.machine,
         "slot": held.slot,
         "isolation": attempt["isolation"][:ISOLATION_CHARACTERS],

@@ -36,7 +36,8 @@ def check_hosts(plan: Plan, builds: Mapping[str, Build], hosts: Mapping[str, Map
         raise PlanError(
             "The plan cannot be carried out here:\n  " + "\n  ".join(refusals[:SHOWN]) + more + "\n",
             kept="Nothing was started.",
-            do="Install what is missing, add a pool whose machines have it, or take the suite out of the profile.",
+            do="Install what is missing (`commonfleet doctor` says how), add a pool whose machines have it, or take "
+            "the suite out of the profile.",
         )
 
 

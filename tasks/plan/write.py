@@ -72,6 +72,13 @@ def estimated_seconds(connection: Connection, run_id: str, chosen: Collection[st
     return float(connection.scalar(some) or 0.0)
 
 
+def settled(connection: Connection, run_id: str) -> tuple[int, float]:
+    """How many units of the run have their terminal state, and what they were expected to take."""
+    there = select(func.count(), func.sum(units.c.estimate_seconds))
+    count, seconds = connection.execute(there.where(units.c.run == run_id, units.c.state == "terminal")).one()
+    return int(count), float(seconds or 0.0)
+
+
 def plan_document(plan: Plan) -> dict[str, Any]:
     """All of the plan but its units, which have rows of their own."""
     return {

@@ -28,6 +28,8 @@ class Watch:
     outcomes: Counter[str] = field(default_factory=Counter)
     agents: Sequence[Agent] = ()
     testing_since: float | None = None
+    earlier_seconds: float = 0.0
+    """What of `finished_seconds` was finished by drivers before this one."""
 
     def at(self, phase: str, note: str = "") -> None:
         """Enter a phase."""
@@ -36,6 +38,10 @@ class Watch:
     def tell(self, note: str) -> None:
         """Say what exactly is going on in this phase."""
         self.note = note
+
+    def resumed(self, finished: int, seconds: float) -> None:
+        """So many units were finished before our time."""
+        self.finished, self.finished_seconds, self.earlier_seconds = finished, seconds, seconds
 
     def delivered(self, part: Mapping[str, Any], estimate_seconds: float) -> None:
         """Count what an admitted part brought: units that were expected to take so long in all."""
@@ -48,7 +54,8 @@ class Watch:
 
     def left_seconds(self) -> float | None:
         """How long it may take yet, from the estimates and how they have held so far; None while nobody can know."""
-        if self.testing_since is None or self.finished_seconds <= 0:
+        ours = self.finished_seconds - self.earlier_seconds
+        if self.testing_since is None or ours <= 0:
             return None
-        pace = (time.monotonic() - self.testing_since) / self.finished_seconds
+        pace = (time.monotonic() - self.testing_since) / ours
         return max(0.0, self.planned_seconds - self.finished_seconds) * pace

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import json
+import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -91,6 +95,29 @@ def test_the_report_holds_the_failure_and_what_it_printed(night: Any) -> None:
     assert "the reason is here" in page.read_text()
 
 
+def test_a_page_that_was_asked_for_is_written_and_said_so(night: Any, tmp_path: Path) -> None:
+    env, _ = night
+    page = tmp_path / "page.html"
+
+    done = commonfleet("show", "--html", str(page), env=env)
+
+    assert f"Written to {page}." in done.stdout
+    assert "the reason is here" in page.read_text()
+
+
+def test_the_page_of_an_open_run_is_said_to_be_no_more_than_that(night: Any, tmp_path: Path) -> None:
+    env, _ = night
+    shutil.copytree(env["COMMONFLEET_HOME"], tmp_path / "home")
+    with contextlib.closing(sqlite3.connect(tmp_path / "home" / "ledger.db")) as ledger, ledger:
+        ledger.execute("update runs set finished = null, state = 'running'")
+    page = tmp_path / "page.html"
+
+    done = commonfleet("show", "--html", str(page), env=env | {"COMMONFLEET_HOME": str(tmp_path / "home")})
+
+    assert f"Written to {page}: the run as it stands now." in done.stdout
+    assert page.exists()
+
+
 def test_a_failure_that_was_there_before_is_not_new(night: Any) -> None:
     env, _ = night
 
@@ -106,6 +133,12 @@ def test_an_unchanged_build_is_not_made_twice(night: Any) -> None:
     rows = asked("query", "select kind, count(*) as n from events where kind = 'build.made' group by kind", env=env)
 
     assert rows == [{"kind": "build.made", "n": 1}]
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    done = commonfleet("--version", env=surroundings(Path("/nowhere"), Path("/nowhere")))
+
+    assert done.stdout.strip() == importlib.metadata.version("commonfleet")
 
 
 def test_help_answers_at_once() -> None:
@@ -130,6 +163,10 @@ def test_help_answers_at_once() -> None:
         (["run", "--profile", "nonsense"], "no profile"),
         (["run", "--profile", "small", "--suite", "nonsense"], "no suite"),
         (["run", "--sample", "7"], "share"),
+        (["run", "--slots", "-3"], "slots is 0"),
+        (["run", "--retry-alone", "-1"], "again alone is 0"),
+        (["runs", "--limit", "0"], "limit is 1 or more"),
+        (["runs", "--limit", "-1"], "limit is 1 or more"),
         (["cancel", "r-nothing"], "no run"),
     ],
 )

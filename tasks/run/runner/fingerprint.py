@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from typing import Any, Dict, List, Set
 
 from . import accelerators
@@ -69,8 +70,14 @@ def runtime() -> Json:
         "arch": platform.machine(),
         "libc": libc(),
         "python": interpreters(),
-        "toolchain": [tool for tool in TOOLS if shutil.which(tool)],
+        "toolchain": [tool for tool in TOOLS if shutil.which(tool)] + _headers(),
     }
+
+
+def _headers() -> List[str]:
+    """`Python.h`, where what is compiled at run time (Inductor's kernels) finds it."""
+    header = "Python.h"
+    return [header] if os.path.exists(os.path.join(sysconfig.get_paths()["include"], header)) else []
 
 
 def cores() -> int:

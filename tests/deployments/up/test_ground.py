@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
@@ -14,9 +15,12 @@ from blocks.errors import CommonfleetError
 from blocks.home import Home, open_home
 from blocks.process import identify
 from deployments.up import settings
-from deployments.up.installation import up
+from deployments.up.database import locate
+from deployments.up.installation import Installation, up
 from deployments.up.ports import check_free
+from deployments.up.schedule import check_schedule
 from deployments.up.secrets import MAKERS, secret, secret_file
+from deployments.up.supervise import Component
 from flows.server import ServerAddress, prefect_environment, running_server, write_address
 
 
@@ -118,9 +122,41 @@ def test_an_address_is_private_and_becomes_the_environment_of_a_client(home: Hom
     assert prefect_environment(address(home))["PREFECT_API_AUTH_STRING"] == "operator:x"
 
 
-async def test_a_cron_line_that_is_none_is_refused_before_anything_starts(home: Home) -> None:
+@pytest.mark.parametrize("line", ["every night", "99 99 * * *", "0 0 30 2 *"])
+async def test_a_cron_line_that_is_none_is_refused_before_anything_starts(home: Home, line: str) -> None:
     with pytest.raises(CommonfleetError, match="no cron line"):
-        await up(home, schedule="every night")
+        await up(home, schedule=line)
+    assert list(home.prefect.iterdir()) == []
+
+
+def test_a_cron_line_is_taken() -> None:
+    check_schedule("30 1,13 * * mon-fri")
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65536, 99999])
+def test_a_number_that_is_no_port_is_refused_in_words(port: int) -> None:
+    with pytest.raises(CommonfleetError, match=f"from 1 to 65535, not {port}"):
+        check_free(port)
+
+
+async def test_each_component_is_told_as_it_comes_up(home: Home) -> None:
+    said: list[str] = []
+    ready = asyncio.Event()
+
+    async def is_ready() -> bool:
+        return ready.is_set()
+
+    installation = Installation(home, locate(home), 4300, "0 2 * * *", said.append)
+    part = Component("server", ["/bin/sleep", "60"], {}, home.prefect / "part.log", is_ready)
+    beginning = asyncio.create_task(installation.begin(part))
+    await asyncio.sleep(0.3)
+    before = list(said)
+    ready.set()
+    await beginning
+    await installation.stop()
+
+    assert before == []
+    assert [line.split()[:3] for line in said] == [["server", "ready", "after"]]
 
 
 def test_the_recorder_waits_between_its_looks() -> None:

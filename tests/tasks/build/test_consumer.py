@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import tarfile
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -17,7 +18,8 @@ from blocks.errors import BuildError
 from blocks.home import Home
 from blocks.signing import load_or_make_key
 from blocks.store import Store
-from tasks.build.consumer import pack
+from tasks.build.base import Bench
+from tasks.build.consumer import build_consumer, pack
 from tasks.build.make import MadeBuild
 from tasks.build.provenance import check_build
 from tests.small import asked
@@ -111,7 +113,7 @@ def test_the_consumer_that_ships_agrees_with_the_real_torch(
     build = real_torch_build.build
     assert build.version.startswith("2.13.0")
     assert build.runtime.python
-    assert build.runtime.toolchain == ("c++",)
+    assert build.runtime.toolchain == ("c++", "Python.h")
     check_build(build, json.loads(store.get(real_torch_build.provenance)), key.public)
     folder = unpacked(store, real_torch_build, tmp_path)
     if build.runtime.arch == "x86_64":  # whatever this processor has: others must be able to run it
@@ -137,3 +139,33 @@ def test_the_real_torch_is_not_built_twice(torch_env: dict[str, str], real_torch
     before = asked("query", "select count(*) as n from events where kind = 'build.made'", env=torch_env)
     asked("plan", env=torch_env)
     assert asked("query", "select count(*) as n from events where kind = 'build.made'", env=torch_env) == before
+
+
+def test_a_build_that_is_cancelled_while_it_compiles_ends_both_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but the progress tells a build that it is cancelled, so it must not be silent for long."""
+    running = threading.Barrier(3)
+    ended: list[str] = []
+
+    def program(*arguments: object) -> None:
+        running.wait(10)
+        stop = arguments[-1]
+        assert isinstance(stop, threading.Event)
+        if stop.wait(10):
+            ended.append("ended")
+
+    monkeypatch.setattr("tasks.build.consumer._compile", program)
+    monkeypatch.setattr("tasks.build.consumer._export", program)
+    said: list[str] = []
+
+    def progress(note: str) -> None:
+        said.append(note)
+        if len(said) == 3:
+            running.wait(10)
+            raise BuildError("The build was cancelled.")
+
+    with pytest.raises(BuildError, match="cancelled"):
+        build_consumer(tmp_path, [], Bench(tmp_path, tmp_path, tmp_path, progress))
+
+    assert ended == ["ended", "ended"]

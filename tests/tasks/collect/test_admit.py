@@ -287,3 +287,12 @@ def test_only_the_agent_that_was_granted_the_lease_may_speak_for_it(one: Night, 
 
     assert one.attempts() == []
     assert one.deliver(lease, 1, [finished(one.planned[0].id)]).fresh
+
+
+def test_a_time_that_is_an_integer_beyond_what_a_database_holds_is_a_number_like_any_other(one: Night) -> None:
+    lease = one.granted()["lease"]
+    record = finished(one.planned[0].id)
+    record["attempts"][0]["seconds"] = 2**63
+
+    assert one.deliver(lease, 1, [record]).fresh
+    assert [row.seconds for row in one.attempts()] == [float(2**63)]

@@ -139,7 +139,7 @@ async def test_a_lease_is_not_gone_because_nobody_could_look(tmp_path: Path, mon
     await served(desk, machine, tmp_path).work([])
 
     assert desk.said == ["granted", {"died": False}]
-    assert machine.asked[-1] == "forget"
+    assert "forget" in machine.asked
 
 
 async def test_a_lease_that_is_missing_at_every_look_is_given_back(

@@ -47,7 +47,11 @@ def project(root: Path, seconds: float = 0.3) -> dict[str, str]:
         (folder / "tests" / f"test_{n}.py").write_text("import time\ntime.sleep(0.5)\ndef test_it():\n    pass\n")
     file = folder / "catalog.yaml"
     document = yaml.safe_load(file.read_text())
-    document["suites"]["listed"] = {"kind": "pytest", "sources": "tests", "files": ["test_*.py"], "memory_gib": 0.5}
+    # Units run with the interpreter behind ours, which need not have pytest.
+    packages = {"PYTHONPATH": str(Path(pytest.__file__).parent.parent)}
+    document["suites"]["listed"] = {
+        "kind": "pytest", "sources": "tests", "files": ["test_*.py"], "memory_gib": 0.5, "env": packages,
+    }  # fmt: skip
     document["profiles"]["small"]["matrix"].append({"environment": "here", "suite": "listed"})
     file.write_text(yaml.safe_dump(document))
     return surroundings(root, folder)

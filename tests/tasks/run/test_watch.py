@@ -34,3 +34,19 @@ def test_what_is_left_follows_how_the_estimates_have_held() -> None:
     assert watch.left_seconds() == pytest.approx(180, abs=2)  # 10 s of estimates took 60 s, and 30 s are left
     watch.delivered(part(finished("u2")), 35.0)
     assert watch.left_seconds() == 0
+
+
+def test_a_resumed_run_shows_what_was_finished_before_and_judges_its_pace_by_its_own_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watch = Watch(planned=4, planned_seconds=40.0)
+    watch.resumed(2, 20.0)
+    assert watch.finished == 2
+    watch.testing_since = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: 105.0)
+    assert watch.left_seconds() is None
+
+    watch.delivered({"records": [{"attempts": []}]}, 10.0)
+
+    assert watch.finished == 3
+    assert watch.left_seconds() == pytest.approx(5.0)
