@@ -7,7 +7,8 @@
     ├── HostError               a machine or its runner does not do what it should
     ├── LedgerError             the ledger cannot be opened, read or written
     │   ├── StaleDriver         another driver has taken the run over
-    │   └── NothingToTake       the run is closed, or in the hands of a driver that lives
+    │   ├── NothingToTake       the run is closed, or in the hands of a driver that lives
+    │   └── StaleSequencer      another sequencer has appended to the log in the meantime
     ├── ProtocolError           a message that does not fit the lease protocol
     └── TrustError              a digest or signature does not match
 
@@ -59,6 +60,10 @@ class StaleDriver(LedgerError):
 
 class NothingToTake(LedgerError):
     """The run cannot be taken over: it is closed, or its driver lives."""
+
+
+class StaleSequencer(LedgerError):
+    """Another sequencer has appended to the log since this one looked; nothing was appended twice."""
 
 
 class ProtocolError(CommonfleetError):

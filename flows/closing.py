@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from blocks.catalog.models import Quarantined
-from blocks.errors import TrustError
+from blocks.errors import CommonfleetError, TrustError
 from blocks.home import Home
 from blocks.ledger import Ledger
 from flows.conclude import Conclusion, report_file
+from flows.tidy import append_to_log
 from tasks.collect.driver import Seat, close_run, fence
 from tasks.collect.leases import end_unfinished
 from tasks.collect.segments import cut_segments
@@ -37,6 +38,9 @@ def closed(
         exit_code = 1
         sentence = f"The run was cancelled: {units['ran']} of {units['planned']} units had run, the rest are not_run."
     close_run(ledger, seat, state, {"exit_code": exit_code, "sentence": sentence})
+    # What the log lacks when this fails is appended after the next run, or by upkeep.
+    with contextlib.suppress(CommonfleetError):
+        append_to_log(home, ledger)
     summary = run_summary(ledger, seat.run)
     try:
         report = write_report(ledger, seat.run, report_file(home, seat.run))

@@ -18,6 +18,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, create_engine, event, exc, insert, select, text
 
 from blocks.errors import LedgerError
+from blocks.ledger import log_schema  # noqa: F401 - its tables are made with the others
 from blocks.ledger.schema import IMMUTABLE, SCHEMA_VERSION, meta, metadata
 from blocks.store import Store
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
@@ -288,7 +289,8 @@ verdicts = Table(
 events = Table(
     "events",
     metadata,
-    Column("seq", Integer, primary_key=True, autoincrement=True),
+    # 64 bits; SQLite numbers rows by itself only where the key is called INTEGER, which holds as much.
+    Column("seq", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=True),
     Column("id", String, nullable=False, unique=True),  # content id
     Column("kind", String, nullable=False),
     Column("run", String),

@@ -155,6 +155,32 @@ def query(sql: str, *, json: Json = False) -> int:
 
 
 @app.command
+def verify(*, log: Path | None = None, key: str | None = None, witness: Several = (), json: Json = False) -> int:
+    """Check the ledger: each event against the Merkle log, each file against its record. Exit 1 when one is wrong.
+
+    Parameters
+    ----------
+    log
+        Check this published log instead, with nothing else at hand. It must continue what was seen of it before.
+    key
+        The published log's public key, as `export-log` prints it.
+    witness
+        Keys of witnesses whose co-signatures must be there (repeat the option for several).
+    """
+    from deployments.cli.checking import verify_ledger, verify_published
+
+    return verify_ledger(as_json=json) if log is None else verify_published(log, key, witness, as_json=json)
+
+
+@app.command
+def export_log(folder: Path, *, json: Json = False) -> int:
+    """Write the Merkle log to FOLDER as static files (C2SP tlog-tiles), for everybody to check. Again: what is new."""
+    from deployments.cli.checking import publish_log
+
+    return publish_log(folder, as_json=json)
+
+
+@app.command
 def up(*, port: int = 4200, schedule: str = "0 2 * * *") -> int:
     """Start the operator's installation and serve it until Ctrl-C.
 

@@ -16,15 +16,17 @@ from blocks.home import Home, open_home
 
 PERIOD_SECONDS = 10.0
 TIDY_SECONDS = 3600.0
+APPEND_SECONDS = 60.0
+"""Each look that finds new events signs a checkpoint, and whoever verifies reads them all: not more often."""
 
 
 async def watch_over(home: Home) -> None:
     """Look every ten seconds, for ever. What was resumed goes on beside the looking, each run on its own."""
     from flows.drive import stalled
-    from flows.tidy import tidy
+    from flows.tidy import bring_log_up_to_date, tidy
 
     in_hand: dict[str, asyncio.Task[None]] = {}
-    tidied = -TIDY_SECONDS
+    tidied, appended = -TIDY_SECONDS, -APPEND_SECONDS
     try:
         while True:
             in_hand = {run: task for run, task in in_hand.items() if not task.done()}
@@ -35,6 +37,9 @@ async def watch_over(home: Home) -> None:
                 if time.monotonic() - tidied >= TIDY_SECONDS:
                     tidied = time.monotonic()
                     await asyncio.to_thread(tidy, home)
+                if time.monotonic() - appended >= APPEND_SECONDS:
+                    appended = time.monotonic()
+                    await asyncio.to_thread(bring_log_up_to_date, home)
             except CommonfleetError as error:
                 tell(str(error))
             await asyncio.sleep(PERIOD_SECONDS)

@@ -1,0 +1,109 @@
+"""The sequencer: gives the events that have no leaf yet their place in the Merkle log, batch by batch.
+
+Whoever writes an event never waits for the tree: reading and hashing need no lock, and the transaction that appends a
+thousand leaves takes some milliseconds. Any number of sequencers may run. Each appends behind the size that it saw,
+and the one that finds another size there has lost its batch and looks again. A batch, its tiles and its signed
+checkpoint are one transaction, so that a sequencer that is killed leaves either all of them or none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from blocks.errors import LedgerError, StaleSequencer, TrustError
+from blocks.ledger import Ledger, clock, log
+from blocks.ledger.merkle import EMPTY_ROOT
+from blocks.ledger.notes import ED25519, Checkpoint, VerifierKey, signed
+from blocks.ledger.tiles import edge_of, edge_root, grow, hashes_of
+from blocks.signing import Key
+
+BATCH = 1000
+"""Leaves in a transaction: enough to make its cost small, few enough for writers not to notice it."""
+
+
+@dataclass(frozen=True)
+class Signer:
+    """Who signs the log: its name (the checkpoints' origin, and the key's name in its signatures) and its key."""
+
+    name: str
+    key: Key
+
+    @property
+    def verifier(self) -> VerifierKey:
+        """What others check the log with."""
+        return VerifierKey(self.name, ED25519, self.key.public)
+
+
+def signer_of(ledger: Ledger, key: Key, origin: str = "") -> Signer:
+    """The signer of this ledger's log: named as the log is, or, before its first leaf, as `origin` says.
+
+    Without either the log is named after its key. Raises LedgerError where the log has another name already.
+    """
+    with ledger.read() as connection:
+        head = log.head_of(connection)
+    if head and origin not in ("", head.origin):
+        raise LedgerError(
+            f"The log is called {head.origin!r} and not {origin!r}.",
+            kept="Nothing was changed.",
+            do="A log keeps its name: those who check it know it by that.",
+        )
+    return Signer(head.origin if head else origin or f"commonfleet/{key.id.removeprefix('sha256:')[:16]}", key)
+
+
+def sequence(ledger: Ledger, signer: Signer, batch: int = BATCH) -> int:
+    """Give the next events their leaves, at most `batch`, and sign a checkpoint; returns how many there were.
+
+    Raises StaleSequencer where another sequencer was faster: nothing was changed, and a next call goes on. Raises
+    TrustError where the stored tree was changed.
+    """
+    before: list[str] = []
+    if ledger.engine.dialect.name != "sqlite":
+        with ledger.read() as connection:  # a look of its own: it must be over before the next one begins
+            before = log.writers(connection)
+    with ledger.read() as connection:
+        known = log.head_of(connection) or log.Head(signer.name)
+        found = log.waiting(connection, known.floor, batch)
+        if not found:
+            return 0
+        edge = _edge(connection, known)
+    growth = grow(known.size, edge, [event.leaf for event in found])
+    with ledger.write() as connection:
+        after = log.writers(connection)
+        moved = known.moved(growth.size, found[-1].seq, len(found) < batch, before, after)
+        log.append(connection, known, moved, [event.seq for event in found], growth)
+        # Signed only now: a sequencer that lost has never signed a log that nobody will see.
+        note = signed(str(Checkpoint(signer.name, growth.size, growth.root)), signer.name, signer.key)
+        log.store_checkpoint(connection, log.Signed(growth.size, growth.root, str(note), clock(connection)))
+    return len(found)
+
+
+def _edge(connection: Connection, known: log.Head) -> list[bytes]:
+    """The tree's right edge. Raises TrustError where it is not that of the tree that was signed last.
+
+    A log must never sign what does not continue what it signed before; a tile that was changed would make it do so.
+    """
+    edge = edge_of(known.size, log.tiles_in(connection))
+    newest = log.latest_checkpoint(connection)
+    was = (newest.size, newest.root) if newest else (0, EMPTY_ROOT)
+    if (known.size, edge_root([hashes_of(tile) for tile in edge])) != was:
+        raise TrustError(
+            "The tree in the ledger is not the one that was signed last.",
+            kept="Nothing was signed. Events are still written, and wait.",
+            do="`commonfleet verify` says what was changed.",
+        )
+    return edge
+
+
+def sequence_all(ledger: Ledger, signer: Signer, batch: int = BATCH) -> int:
+    """Sequence until nothing waits; returns how many events got their leaves here."""
+    total = 0
+    while True:
+        try:
+            done = sequence(ledger, signer, batch)
+        except StaleSequencer:
+            continue  # the other one has appended meanwhile, so this ends as well
+        total += done
+        if done < batch:
+            return total

@@ -1,0 +1,119 @@
+"""`verify` and `export-log` as people use them: a run of this installation, then somebody who changes something."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.small import commonfleet, small_catalog, surroundings
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """The folder and surroundings of an installation with one run."""
+    root = tmp_path_factory.mktemp("checked")
+    env = surroundings(root, small_catalog(root, {f"unit{n}": ["true"] for n in range(4)}, sandbox="none"))
+    done = commonfleet("run", "--profile", "small", env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return root, env
+
+
+@pytest.fixture
+def copied(ran: tuple[Path, dict[str, str]], tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A copy of it that may be damaged."""
+    env = ran[1]
+    home = tmp_path / "home"
+    shutil.copytree(env["COMMONFLEET_HOME"], home, symlinks=True, ignore_dangling_symlinks=True)
+    return home, {**env, "COMMONFLEET_HOME": str(home)}
+
+
+def checked(env: Mapping[str, str], *more: str) -> tuple[int, Any]:
+    done = commonfleet("verify", "--json", *more, env=env)
+    assert done.returncode in (0, 1), done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_what_a_run_wrote_is_what_the_log_says(ran: tuple[Path, dict[str, str]]) -> None:
+    code, said = checked(ran[1])
+    assert code == 0
+    assert said["good"]
+    assert said["findings"] == []
+    assert said["events"] > 10
+    assert said["files"] >= 2
+    assert said["waiting"] == 0
+
+
+def test_one_bit_of_a_result_file_is_found_by_its_name(copied: tuple[Path, dict[str, str]]) -> None:
+    home, env = copied
+    segment = next((home / "results").rglob("*.parquet"))
+    content = bytearray(segment.read_bytes())
+    content[len(content) // 2] ^= 1
+    segment.write_bytes(content)
+
+    code, said = checked(env)
+
+    assert code == 1
+    assert [finding["where"] for finding in said["findings"]] == [str(segment.relative_to(home))]
+
+
+def test_a_raw_bundle_that_is_gone_is_found(copied: tuple[Path, dict[str, str]]) -> None:
+    home, env = copied
+    with sqlite3.connect(home / "ledger.db") as records:
+        lease, digest = records.execute("SELECT lease, digest FROM bundles LIMIT 1").fetchone()
+    bare = digest.removeprefix("sha256:")
+    (home / "store" / bare[:2] / bare).unlink()
+
+    code, said = checked(env)
+
+    assert code == 1
+    assert lease in said["findings"][0]["where"]
+
+
+def test_an_event_changed_behind_the_triggers_back_is_found(copied: tuple[Path, dict[str, str]]) -> None:
+    home, env = copied
+    with sqlite3.connect(home / "ledger.db") as records:
+        records.execute("DROP TRIGGER events_no_update")
+        records.execute("UPDATE events SET body = replace(body, 'run.closed', 'run.c1osed') WHERE kind = 'run.closed'")
+
+    code, said = checked(env)
+
+    assert code == 1
+    assert any(finding["where"].startswith("event") for finding in said["findings"]), said["findings"]
+
+
+def test_a_published_log_is_checked_with_nothing_but_its_key(
+    copied: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    _, env = copied
+    published = tmp_path / "published"
+    told = commonfleet("export-log", str(published), "--json", env=env)
+    assert told.returncode == 0, told.stderr
+    exported = json.loads(told.stdout)
+    stranger = {**env, "COMMONFLEET_HOME": str(tmp_path / "elsewhere")}
+    against = ("--log", str(published), "--key", exported["key"])
+
+    code, said = checked(stranger, *against)
+    assert (code, said["events"]) == (0, exported["events"])
+    assert "truncation not excluded" in said["assurance"]
+
+    code, said = checked(stranger, *against)  # now it remembers
+    assert code == 0
+    assert "truncation not excluded" not in said["assurance"]
+    assert not (tmp_path / "elsewhere").exists()
+
+    (published / "checkpoint").unlink()
+    code, said = checked(stranger, *against)
+    assert code == 1
+
+
+def test_a_published_log_without_its_key_is_told_in_words(tmp_path: Path) -> None:
+    done = commonfleet("verify", "--log", str(tmp_path), env=surroundings(tmp_path, tmp_path))
+    assert done.returncode == 2
+    assert "--key" in done.stderr
+    assert "Traceback" not in done.stderr
