@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, exc, insert, se
 
 from blocks.errors import LedgerError
 from blocks.ledger import log_schema  # noqa: F401 - its tables are made with the others
+from blocks.ledger.prepared import run_text
 from blocks.ledger.schema import IMMUTABLE, SCHEMA_VERSION, meta, metadata
 from blocks.store import Store
 
@@ -39,7 +40,7 @@ class Ledger:
         with _explained(), self._turn(), self.engine.connect() as connection:
             connection.begin()  # said outright: a statement of `prepared` goes past SQLAlchemy and begins nothing
             if self.engine.dialect.name == "sqlite":
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                run_text(connection, "BEGIN IMMEDIATE")
             try:
                 yield connection
                 connection.commit()
@@ -53,7 +54,7 @@ class Ledger:
         with _explained(), self.engine.connect() as connection:
             if self.engine.dialect.name == "sqlite":
                 connection.begin()
-                connection.exec_driver_sql("BEGIN")
+                run_text(connection, "BEGIN")
             else:
                 # READ COMMITTED shows each statement another moment: a bundle could be seen both uncut and cut.
                 connection.execution_options(isolation_level="REPEATABLE READ").begin()
@@ -72,9 +73,10 @@ class Ledger:
         if self.engine.dialect.name != "sqlite":
             yield
             return
-        with open(f"{self.engine.url.database}-turn", "a") as lock:
+        lock = os.open(f"{self.engine.url.database}-turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
             give_up = time.monotonic() + BUSY_SECONDS
-            while not _locked(lock.fileno()):
+            while not _locked(lock):
                 if time.monotonic() > give_up:
                     raise LedgerError(
                         f"The ledger was locked by another process for over {BUSY_SECONDS} s.",
@@ -83,6 +85,8 @@ class Ledger:
                     )
                 time.sleep(random.uniform(0.001, 0.004))
             yield
+        finally:
+            os.close(lock)
 
     def close(self) -> None:
         self.engine.dispose()

@@ -75,6 +75,12 @@ class Query(Generic[R]):
         return row
 
 
+def run_text(connection: Connection, sql: str) -> None:
+    """Execute a statement without parameters as it stands."""
+    with _cursor(connection) as cursor:
+        cursor.execute(sql)
+
+
 def among(column: ColumnElement[str], name: str) -> ColumnElement[bool]:
     """Whether the column is one of the strings of the parameter `name`, whose value `listed` makes."""
     return column.op("IN", is_comparison=True)(_members(bindparam(name)))
