@@ -1,9 +1,10 @@
-"""What it means when a disk does not take what is written to it, said in words."""
+"""Writing files: whole or not at all, and in words where the disk does not take them."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,3 +27,18 @@ def writing_below(root: Path) -> Iterator[None]:
             kept="Everything recorded before is safe, and finished work waits in the machine's spool.",
             do="Free some space, then `commonfleet resume RUN`." if full else "See `commonfleet doctor`.",
         ) from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file durably, so that it is the old one or the new one whatever happens. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with new.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from blocks.catalog.models import Quarantined
-from blocks.errors import CommonfleetError, TrustError
+from blocks.errors import TrustError
 from blocks.home import Home
 from blocks.ledger import Ledger
 from flows.conclude import Conclusion, report_file
@@ -38,12 +38,15 @@ def closed(
         exit_code = 1
         sentence = f"The run was cancelled: {units['ran']} of {units['planned']} units had run, the rest are not_run."
     close_run(ledger, seat, state, {"exit_code": exit_code, "sentence": sentence})
-    # What the log lacks when this fails is appended after the next run, or by upkeep.
-    with contextlib.suppress(CommonfleetError):
+    # What comes now does not undo a run that is closed, whatever its trouble is.
+    trouble, report = "", None
+    try:
         append_to_log(home, ledger)
+    except Exception as error:  # noqa: BLE001
+        trouble = f"Its events are not in the log yet ({error}); the next run, or upkeep, appends them. "
     summary = run_summary(ledger, seat.run)
     try:
         report = write_report(ledger, seat.run, report_file(home, seat.run))
-    except Exception as error:  # noqa: BLE001 - a page that cannot be written does not undo a run, whatever the reason
-        return Conclusion(seat.run, exit_code, sentence, None, summary, trouble=f"The report was not written: {error}")
-    return Conclusion(seat.run, exit_code, sentence, report, summary)
+    except Exception as error:  # noqa: BLE001
+        trouble += f"The report was not written: {error}"
+    return Conclusion(seat.run, exit_code, sentence, report, summary, trouble=trouble.strip())

@@ -9,6 +9,8 @@ from flows.drive import ledger_of
 from tasks.collect.segments import sweep_orphans
 from tasks.publish.log.sequence import Signer, sequence_all, signer_of
 
+LOG_KEY = "log.key"
+
 
 def tidy(home: Home) -> int:
     """Remove files that a crash left half-written in the results and the store, an hour old or more; how many.
@@ -38,4 +40,4 @@ def append_to_log(home: Home, ledger: Ledger) -> int:
 
 def log_signer(home: Home, ledger: Ledger) -> Signer:
     """Who signs this installation's checkpoints. The text of its `verifier` is the key that auditors need."""
-    return signer_of(ledger, load_or_make_key(home.keys / "log.key"))
+    return signer_of(ledger, load_or_make_key(home.keys / LOG_KEY))

@@ -95,7 +95,7 @@ class Ledger:
 def open_ledger(url: str, results: Path, store: Store) -> Ledger:
     """Open (and where needed make) the ledger at `url`, such as `sqlite:////path/ledger.db`.
 
-    Raises LedgerError when it cannot be opened or has a newer schema.
+    Raises LedgerError when it cannot be opened or has another schema.
     """
     engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
     if engine.dialect.name == "sqlite":

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from blocks.errors import CommonfleetError
 from blocks.home import open_home
 from flows.drive import ledger_of
-from flows.tidy import append_to_log, log_signer
+from flows.tidy import LOG_KEY, append_to_log, log_signer
 from tasks.publish.log.export import export_log
 from tasks.publish.log.findings import Audit, Finding
 from tasks.publish.log.verify_events import verify_events
@@ -24,6 +25,12 @@ LAST_SEEN = "last-checkpoint"
 def verify_ledger(*, as_json: bool) -> int:
     """`commonfleet verify`: this installation's events against its log, and its files against the records."""
     home = open_home()
+    if not (home.keys / LOG_KEY).exists():
+        raise CommonfleetError(
+            "There is no log to check against: nothing has been appended to one here, or its key is gone.",
+            kept="Nothing was changed.",
+            do=f"Run something first; where there was a log, restore {home.keys / LOG_KEY} from a backup.",
+        )
     ledger = ledger_of(home)
     try:
         audit = verify_events(ledger, str(log_signer(home, ledger).verifier), remembered=home.root / LAST_SEEN)
@@ -41,7 +48,8 @@ def verify_published(folder: Path, key: str | None, witnesses: Sequence[str], *,
             "A published log is checked with its key.",
             do="Give --key; `commonfleet export-log` prints it, and the log's owner publishes it elsewhere, too.",
         )
-    audit = verify_log(folder, key, remembered=_remembered(folder), witnesses=witnesses)
+    with _writing(folder.absolute().parent):
+        audit = verify_log(folder, key, remembered=_remembered(folder), witnesses=witnesses)
     return _told(audit, audit.findings, audit.count, as_json, {})
 
 
@@ -51,7 +59,8 @@ def publish_log(folder: Path, *, as_json: bool) -> int:
     ledger = ledger_of(home)
     try:
         append_to_log(home, ledger)
-        exported = export_log(ledger, folder)
+        with _writing(folder):
+            exported = export_log(ledger, folder)
         key = str(log_signer(home, ledger).verifier)
     finally:
         ledger.close()
@@ -62,6 +71,18 @@ def publish_log(folder: Path, *, as_json: bool) -> int:
     print("Check it anywhere, with this key and nothing else:")
     print(f"  commonfleet verify --log {folder} --key {key}")
     return 0
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CommonfleetError(
+            f"{error.filename or folder} cannot be read or written: {error.strerror or error}.",
+            kept="What stood there before is whole.",
+            do="Free some space or name another folder, then start again: it goes on where it was.",
+        ) from error
 
 
 def _remembered(folder: Path) -> Path:

@@ -28,7 +28,7 @@ from tasks.provision.held import Held
 T = TypeVar("T")
 _INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 HOLD_SECONDS = 48 * 3600.0
-"""The hard end of a machine that is asked for now."""
+"""How long after it was asked for a machine ends at the latest. Written down; it bounds no lease yet."""
 ON_THE_WAY: dict[State, tuple[State, ...]] = {
     "accepted": ("ready", "leased"), "booting": ("ready", "leased"), "ready": ("leased",),
 }  # fmt: skip

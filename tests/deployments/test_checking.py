@@ -117,3 +117,19 @@ def test_a_published_log_without_its_key_is_told_in_words(tmp_path: Path) -> Non
     assert done.returncode == 2
     assert "--key" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_ledger_without_a_log_is_told_in_words_and_no_key_is_made_up(tmp_path: Path) -> None:
+    env = surroundings(tmp_path, tmp_path)
+    done = commonfleet("verify", env=env)
+    assert done.returncode == 2
+    assert "Run something first" in done.stderr
+    assert not (Path(env["COMMONFLEET_HOME"]) / "keys" / "log.key").exists()
+
+
+def test_a_log_that_cannot_be_written_is_told_in_words(copied: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    done = commonfleet("export-log", str(tmp_path / "file" / "log"), env=copied[1])
+    assert done.returncode == 2
+    assert "cannot be read or written: Not a directory" in done.stderr
+    assert "system failed" not in done.stderr

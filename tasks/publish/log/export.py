@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, select
 
+from blocks.disk import write_whole
 from blocks.errors import LedgerError, TrustError
 from blocks.ledger import Ledger, log
 from blocks.ledger.entries import content_path, entry_of, pack, pointed_at
@@ -77,11 +78,11 @@ def export_log(ledger: Ledger, folder: Path) -> Exported:
             hashes = tile(level, number)[: width * HASH_BYTES]
             if level == 0:
                 _write_entries(connection, folder, number, width, hashes)
-            _write(folder / tile_path(level, number, width), hashes)
+            write_whole(folder / tile_path(level, number, width), hashes)
         witnessed = newest_cosigned(connection)
         if witnessed is not None:
-            _write(folder / WITNESSED, with_cosignatures(connection, witnessed).encode())
-        _write(folder / CHECKPOINT, with_cosignatures(connection, newest).encode())
+            write_whole(folder / WITNESSED, with_cosignatures(connection, witnessed).encode())
+        write_whole(folder / CHECKPOINT, with_cosignatures(connection, newest).encode())
     for level, number, width in written:
         if width == WIDTH:
             for path in (tile_path(level, number), *([entries_path(number)] if level == 0 else [])):
@@ -118,8 +119,8 @@ def _write_entries(connection: Connection, folder: Path, number: int, width: int
     for row, entry in zip(rows, entries, strict=True):
         event = pointed_at(entry)
         if event is not None and not (folder / content_path(event)).exists():
-            _write(folder / content_path(event), row.body.encode())
-    _write(folder / entries_path(number, width), pack(entries))
+            write_whole(folder / content_path(event), row.body.encode())
+    write_whole(folder / entries_path(number, width), pack(entries))
 
 
 def _make_durable(ledger: Ledger) -> None:
@@ -140,13 +141,3 @@ def _alone(folder: Path) -> Iterator[None]:
     with (folder / ".exporting").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

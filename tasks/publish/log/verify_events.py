@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, bindparam, func, select
 
 from blocks.canonical import digest_bytes, short
+from blocks.disk import write_whole
 from blocks.errors import TrustError
 from blocks.ledger import Ledger, log
 from blocks.ledger.entries import entry_of
@@ -27,7 +28,7 @@ from blocks.ledger.prepared import Query
 from blocks.ledger.schema import events
 from blocks.ledger.tiles import WIDTH
 from tasks.publish.log.findings import LISTED, Audit, Findings, assured
-from tasks.publish.log.verify_log import Seen, keep, read_seen
+from tasks.publish.log.verify_log import Seen, read_seen
 from tasks.publish.log.walk import walk
 
 PAGE = 500
@@ -95,7 +96,7 @@ def verify_events(ledger: Ledger, key: str, *, remembered: Path | None = None) -
         _check_leafless(connection, head, findings)
         waiting = _count_waiting(connection, head.floor) if findings.count == 0 else 0
     if findings.count == 0 and remembered is not None and newest is not None:
-        keep(remembered, octets(newest.note))
+        write_whole(remembered, octets(newest.note))
     vouchers = [f"it continues the {memory.size:,} seen before"] if memory else []
     assurance = assured(not findings.count, head.size, vouchers)
     return Audit(head.origin, head.size, expected, tuple(findings.listed), findings.count, assurance, waiting)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select, tuple_
 
 from blocks.canonical import digest_file
 from blocks.ledger import Ledger
 from blocks.ledger.schema import bundles, segments
 from tasks.publish.log.findings import Findings
+
+PAGE = 5000
 
 
 def verify_files(ledger: Ledger) -> tuple[Findings, int]:
@@ -15,7 +20,6 @@ def verify_files(ledger: Ledger) -> tuple[Findings, int]:
     found, read = Findings(), 0
     with ledger.read() as connection:
         cut = connection.execute(select(segments.c.path, segments.c.digest).order_by(segments.c.path)).all()
-        kept = connection.execute(select(bundles.c.lease, bundles.c.part, bundles.c.digest)).all()
     for path, digest in cut:
         read += 1
         file = ledger.results / path
@@ -23,11 +27,22 @@ def verify_files(ledger: Ledger) -> tuple[Findings, int]:
             found.add("missing", f"results/{path}", "the segment is not there; its rows are missing from every query")
         elif digest_file(file) != digest:
             found.add("changed_file", f"results/{path}", f"its content is not what was cut, {digest}")
-    for lease, part, digest in kept:
-        read += 1
-        file = ledger.store.path(digest)
-        if not file.is_file():
-            found.add("missing", f"part {part} of {lease}", f"its raw bundle {digest} is not in the store")
-        elif digest_file(file) != digest:
-            found.add("changed_file", f"part {part} of {lease}", f"its raw bundle is not what was admitted, {digest}")
+    after = ("", 0)
+    while kept := _bundles(ledger, after):
+        for lease, part, digest in kept:
+            read += 1
+            file, where = ledger.store.path(digest), f"part {part} of {lease}"
+            if not file.is_file():
+                found.add("missing", where, f"its raw bundle {digest} is not in the store")
+            elif digest_file(file) != digest:
+                found.add("changed_file", where, f"its raw bundle is not what was admitted, {digest}")
+        after = (kept[-1].lease, kept[-1].part)
     return found, read
+
+
+def _bundles(ledger: Ledger, after: tuple[str, int]) -> Sequence[Any]:
+    """The next page: there may be millions, and no transaction should last while files are read."""
+    key = tuple_(bundles.c.lease, bundles.c.part)
+    query = select(bundles.c.lease, bundles.c.part, bundles.c.digest).where(key > after).order_by(*key.clauses)
+    with ledger.read() as connection:
+        return connection.execute(query.limit(PAGE)).all()

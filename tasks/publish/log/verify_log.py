@@ -7,12 +7,12 @@ verifier remembers, or one that somebody else was given? Is it the longest that 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from blocks.disk import write_whole
 from blocks.errors import TrustError
 from blocks.ledger.notes import (
     COSIGNATURE,
@@ -72,7 +72,7 @@ def verify_log(
     vouchers = [f"it continues the {memory.size:,} seen before"] if memory else []
     vouchers += _witnesses(trusted, states, findings)
     if findings.count == 0 and remembered is not None:
-        keep(remembered, str(newest.note).encode())
+        write_whole(remembered, str(newest.note).encode())
     size, root = newest.size, newest.checkpoint.root
     return Audit(
         own.name, size, root, tuple(findings.listed), findings.count, assured(not findings.count, size, vouchers)
@@ -138,14 +138,3 @@ def _witnesses(trusted: list[VerifierKey], states: list[Seen], findings: Finding
         told = datetime.fromtimestamp(min(at, 253402300799), UTC).isoformat(sep=" ", timespec="seconds")
         vouchers.append(f"{witness.name} had seen nothing longer than its first {size:,} at {told}")
     return vouchers
-
-
-def keep(path: Path, data: bytes) -> None:
-    """Write a file so that it is either the old one or the new one, whatever happens."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

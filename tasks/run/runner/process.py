@@ -230,7 +230,7 @@ class _Watch:
             self.measure()
 
     def read(self, fd: int) -> bool:
-        """Hand on one piece; false when there is none for now."""
+        """Hand on one piece; false when there is none for now, or none any more."""
         try:
             data = os.read(fd, READ_BYTES)
         except BlockingIOError:

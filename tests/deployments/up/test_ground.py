@@ -129,8 +129,10 @@ async def test_a_cron_line_that_is_none_is_refused_before_anything_starts(home: 
     assert list(home.prefect.iterdir()) == []
 
 
-def test_a_cron_line_is_taken() -> None:
+def test_a_cron_line_is_taken_and_the_same_with_a_wrong_field_is_not() -> None:
     check_schedule("30 1,13 * * mon-fri")
+    with pytest.raises(CommonfleetError, match="no cron line"):
+        check_schedule("30 1,13 * * mon-fry")
 
 
 @pytest.mark.parametrize("port", [-1, 0, 65536, 99999])

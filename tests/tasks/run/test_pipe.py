@@ -88,6 +88,7 @@ async def test_a_cancel_in_the_instant_of_the_answer_is_not_lost() -> None:
 async def test_a_call_that_is_out_when_the_far_end_is_killed_is_answered_by_the_next_one(here: Here) -> None:
     async with open_pipe("here", here.connect, SHORT, here.reopened) as pipe:
         await pipe.call("status")
+        os.kill(here.started[0].process.pid, signal.SIGSTOP)  # so that it cannot answer before it is killed
         calling = asyncio.create_task(pipe.call("hello"))
         await asyncio.sleep(0.05)
         os.kill(here.started[0].process.pid, signal.SIGKILL)
