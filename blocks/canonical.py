@@ -11,10 +11,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+# Made once: `json.dumps` makes one for every call, and an admission calls it some thirty times.
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
 
 def canonical_json(value: Any) -> bytes:
     """The one byte string for `value`. Raises ValueError for NaN and infinities."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = _ENCODER.encode(value)
     # A lone surrogate (a test may print anything) has no UTF-8 form; it becomes '?', the same everywhere.
     return text.encode("utf-8", "replace")
 

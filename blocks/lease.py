@@ -152,6 +152,7 @@ class Wait(TypedDict):
 
     seconds: float
     dry: bool
+    why: str  # for people
 
 
 def worst(outcomes: list[str]) -> Outcome:

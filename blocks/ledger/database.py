@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import random
 import time
@@ -24,6 +25,8 @@ from blocks.ledger.schema import IMMUTABLE, SCHEMA_VERSION, meta, metadata
 from blocks.store import Store
 
 BUSY_SECONDS = 60
+CHECKPOINT_WRITES = 16
+_WRITES = itertools.count(1)  # of this process
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Ledger:
             except BaseException:
                 connection.rollback()
                 raise
+        if self.engine.dialect.name == "sqlite" and next(_WRITES) % CHECKPOINT_WRITES == 0:
+            self._checkpoint()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
@@ -62,6 +67,16 @@ class Ledger:
                 yield connection
             finally:
                 connection.rollback()
+
+    def _checkpoint(self) -> None:
+        """Copy what the write-ahead log holds into the database, with nobody waiting for it.
+
+        Left to SQLite, the writer that finds the log full does this inside its turn, fsyncs and all: a sixth of the
+        time that the turn was held.
+        """
+        # What was written is safe in the log, whatever comes of this.
+        with contextlib.suppress(exc.OperationalError), self.engine.connect() as connection:
+            run_text(connection, "PRAGMA wal_checkpoint(PASSIVE)")
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -161,6 +176,9 @@ def _tune_sqlite(connection: object, _: object) -> None:
     cursor = connection.cursor()  # type: ignore[attr-defined]
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
     cursor.execute("PRAGMA journal_mode = WAL")
+    # A checkpoint beside other writers never reaches the log's end. The one that SQLite then makes in a writer's turn
+    # finds most of it copied, and lets the log begin anew.
+    cursor.execute("PRAGMA wal_autocheckpoint = 4000")
     cursor.execute("PRAGMA synchronous = " + os.environ.get("COMMONFLEET_SQLITE_SYNCHRONOUS", "NORMAL"))
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.execute("PRAGMA cache_size = -512")

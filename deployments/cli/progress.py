@@ -18,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tasks.run.agent import Lane
 from tasks.run.watch import Watch
 
 LINE_SECONDS = 30.0
@@ -65,7 +66,7 @@ def picture(watch: Watch, began: float) -> Group:
         Text(f"{count:,} {outcome}", STYLES.get(outcome, "yellow")) for outcome, count in watch.outcomes.most_common()
     )
     lanes = [
-        Text(f"  slot {number}  {lane.in_hand or ('between units' if lane.lease else 'idle')}", "dim")
+        Text(f"  slot {number}  {_doing(lane)}", "dim")
         for agent in watch.agents
         for number, lane in enumerate(list(agent.lanes))
     ]
@@ -81,6 +82,8 @@ def line(watch: Watch) -> str:
         left = watch.left_seconds()
         if left is not None and watch.phase == "test":
             parts.append(f"about {clock(left)} left")
+        if watch.phase == "test" and (why := watch.waits()):
+            parts.append(f"waiting: {why}")
     return ", ".join(parts)
 
 
@@ -91,10 +94,16 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def _doing(lane: Lane) -> str:
+    if lane.waits:
+        return f"waits: {lane.waits}"
+    return lane.in_hand or ("between units" if lane.lease else "idle")
+
+
 def _tell(watch: Watch, over: threading.Event) -> None:
     began, said, when = time.monotonic(), ("", ""), -LINE_SECONDS
     while not over.wait(0.1):
-        state = (watch.phase, watch.note if watch.phase != "test" else "")
+        state = (watch.phase, watch.note if watch.phase != "test" else watch.waits())
         moment = time.monotonic()
         if state != said or moment - when >= LINE_SECONDS:
             print(f"[{clock(moment - began)}] {line(watch)}", file=sys.stderr, flush=True)

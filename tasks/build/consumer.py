@@ -23,7 +23,7 @@ from pathlib import Path
 
 from blocks.canonical import digest_file, digest_json
 from blocks.errors import BuildError
-from tasks.build.base import Bench
+from tasks.build.base import Bench, Wheel
 from tasks.build.programs import check, clean_environment, run_program
 from tasks.build.runtime import glibc_needed, this_arch
 
@@ -49,6 +49,28 @@ def compiler_version() -> str:
             )
     shown = subprocess.run(["c++", "--version"], capture_output=True, text=True, timeout=30, check=False)
     return (shown.stdout or shown.stderr).partition("\n")[0].strip()
+
+
+TOOLKIT = "/usr/local/cuda"  # where NVIDIA's own packages put it
+
+
+def check_toolkit(wheels: Sequence[Wheel]) -> None:
+    """Refuse a CUDA build of torch where nothing can be linked against it, before gigabytes of it are fetched.
+
+    PyPI's torch for Linux is such a build, and its `find_package(Torch)` wants the CUDA toolkit: the branch of
+    Caffe2Config.cmake in the wheel (2.13.0) that ends with "uses CUDA but I cannot find the CUDA libraries".
+    """
+    cuda = sorted(wheel.name for wheel in wheels if wheel.name.lower().startswith("nvidia-"))
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), TOOLKIT]
+    if not cuda or shutil.which("nvcc") or any(home and Path(home, "bin", "nvcc").is_file() for home in homes):
+        return
+    raise BuildError(
+        f"The index that answered gives a CUDA build of torch (it needs {', '.join(cuda[:3])}, ...), and the build's "
+        "C++ consumer cannot be linked against it without the CUDA toolkit: there is no `nvcc` on this machine.",
+        kept="Nothing was downloaded.",
+        do="Make the first of the build's `indexes` reachable (it gives the CPU build), install the CUDA toolkit, or "
+        "leave `consumer` out of the build in the catalog.",
+    )
 
 
 def sources_digest(folder: Path) -> str:

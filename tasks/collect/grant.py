@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, insert, select, union_all, update
 
 from blocks.canonical import digest_bytes
 from blocks.errors import LedgerError
 from blocks.lease import Grant, Wait
-from blocks.ledger import now, record
+from blocks.ledger import Ledger, now, record
 from blocks.ledger.prepared import Change, Query, among, listed
 from blocks.ledger.schema import LIVE, WAITING, lease_units, leases, machines, plan_units, runs, units
 from tasks.collect.leases import LEASE_SECONDS, expire
@@ -32,6 +32,7 @@ LEAST_SECONDS = 2.0
 """A lease costs some 0.2 s of its slot (a process, two deliveries): batches do not shrink below ten times that."""
 
 WANT_SECONDS = 15.0
+ALONE = "a unit has the machine to itself"
 ALONE_AFTER_DEATHS = 2
 """A unit in hand when this many leases died is tried alone once; if that lease dies too, it is lost(poison)."""
 
@@ -78,6 +79,18 @@ class Queued(NamedTuple):
     estimate_seconds: float
     exclusive: bool
     deaths: int
+
+
+@dataclass(frozen=True)
+class Held:
+    """A lease that has been written. What the plan says of its units is read once the write lock is free again."""
+
+    lease: str
+    token: str
+    slot: int
+    environment: str
+    suite: str
+    units: Sequence[str]
 
 
 class _Left(NamedTuple):
@@ -145,7 +158,7 @@ _BODIES = Query(
 )
 
 
-def grant(connection: Connection, asking: Asking) -> Grant | Wait:
+def grant(connection: Connection, asking: Asking) -> Held | Wait:
     """Grant the next batch, or say how long to wait. The caller has fenced its driver, whose run is `running`."""
     machine, live = _look(connection, asking.machine)
     if any(row.deadline < machine.clock for row in live):
@@ -154,15 +167,15 @@ def grant(connection: Connection, asking: Asking) -> Grant | Wait:
     taken = {row.slot for row in live}
     free = next((slot for slot in range(min(machine.slots, asking.slots)) if slot not in taken), None)
     if free is None or any(row.exclusive for row in live):
-        return Wait(seconds=0.5, dry=False)
+        return Wait(seconds=0.5, dry=False, why="all slots of the machine are taken" if free is None else ALONE)
     queue = _queue(connection, asking, enough_seconds=2 * machine.slots * asking.target_seconds)
     if not queue:
         # What is left may be held by a machine that has gone: nobody else asks on its behalf.
         if expire(connection, run=asking.run):
-            return Wait(seconds=0.0, dry=False)
-        return Wait(seconds=0.5, dry=not _anything_left(connection, asking))
+            return Wait(seconds=0.0, dry=False, why="units came back from a lease that expired")
+        return Wait(seconds=0.5, dry=not _anything_left(connection, asking), why="other slots have the last units")
     if machine.wanted_by not in (None, asking.run) and (machine.wanted_until or 0) > machine.clock:
-        return Wait(seconds=0.5, dry=False)  # another run waits for the machine to fall idle
+        return Wait(seconds=0.5, dry=False, why="another run waits to have the machine to itself")
     shared = [row for row in queue if not row.exclusive]
     if not shared:
         return _grant_alone(connection, asking, queue[0], idle=not live, slot=free, clock=machine.clock)
@@ -198,10 +211,22 @@ def batch(queue: Sequence[Queued], limit_seconds: float) -> list[Queued]:
     return chosen
 
 
-def bodies_of(connection: Connection, run: str, identities: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """What the plan says of these units: unit -> Unit.to_json()."""
-    rows = _BODIES.all(connection, run=run, identities=listed(identities))
-    return {row.unit: json.loads(row.body) for row in rows}
+def told(ledger: Ledger, run: str, answer: Held | Wait) -> Grant | Wait:
+    """The answer as the slot gets it: with what the plan, which never changes, says of each unit."""
+    if not isinstance(answer, Held):
+        return answer
+    with ledger.read() as connection:
+        rows = _BODIES.all(connection, run=run, identities=listed(answer.units))
+    bodies = {row.unit: json.loads(row.body) for row in rows}
+    return Grant(
+        lease=answer.lease,
+        token=answer.token,
+        deadline_seconds=LEASE_SECONDS,
+        slot=answer.slot,
+        environment=answer.environment,
+        suite=answer.suite,
+        units=[bodies[unit] for unit in answer.units],
+    )
 
 
 def _look(connection: Connection, machine: str) -> tuple[_Host, list[_Live]]:
@@ -225,19 +250,19 @@ def _anything_left(connection: Connection, asking: Asking) -> bool:
 
 def _grant_alone(
     connection: Connection, asking: Asking, unit: Queued, *, idle: bool, slot: int, clock: float
-) -> Grant | Wait:
+) -> Held | Wait:
     """A unit that needs the machine alone: claim the machine, and take it once it has fallen idle."""
     claim = update(machines).where(machines.c.id == asking.machine)
     if not idle:
         connection.execute(claim.values(wanted_by=asking.run, wanted_until=clock + WANT_SECONDS))
-        return Wait(seconds=0.2, dry=False)
+        return Wait(seconds=0.2, dry=False, why="the next unit wants the machine to itself")
     connection.execute(claim.values(wanted_by=None, wanted_until=None))
     return _write(connection, asking, [unit], slot, exclusive=True, clock=clock)
 
 
 def _write(
     connection: Connection, asking: Asking, chosen: Sequence[Queued], slot: int, *, exclusive: bool, clock: float
-) -> Grant:
+) -> Held:
     # Begins with the time: what is written about one lease after the other stands together in every index.
     lease = f"l-{int(clock * 1000):011x}{secrets.token_hex(4)}"
     token = secrets.token_urlsafe(24)
@@ -256,13 +281,4 @@ def _write(
     _HELD.run_many(connection, [{"lease": lease, "unit": row.unit, "epoch": row.epoch + 1} for row in chosen])
     where = {"machine": asking.machine, "slot": slot}
     record(connection, "lease.granted", run=asking.run, at=clock, lease=lease, units=identities, **where)
-    bodies = bodies_of(connection, asking.run, identities)
-    return Grant(
-        lease=lease,
-        token=token,
-        deadline_seconds=LEASE_SECONDS,
-        slot=slot,
-        environment=chosen[0].environment,
-        suite=chosen[0].suite,
-        units=[bodies[identity] for identity in identities],
-    )
+    return Held(lease, token, slot, chosen[0].environment, chosen[0].suite, identities)

@@ -16,7 +16,7 @@ from blocks.lease import Grant, Wait
 from blocks.ledger import Ledger
 from tasks.collect.admit import Admission, Received, receive, write_down
 from tasks.collect.driver import Seat, fence
-from tasks.collect.grant import Asking, Crossed, grant, hold_machine
+from tasks.collect.grant import Asking, Crossed, Held, grant, hold_machine, told
 from tasks.collect.leases import give_back
 
 T = TypeVar("T")
@@ -37,24 +37,28 @@ def turn(
 def turned(ledger: Ledger, received: Received, asking: Asking, seat: Seat) -> tuple[Admission, Grant | Wait]:
     """`turn` for a part that has been received."""
 
-    def act(connection: Connection) -> tuple[Admission, Grant | Wait]:
+    def act(connection: Connection) -> tuple[Admission, Held | Wait]:
         state = fence(connection, seat)
         hold_machine(connection, asking.machine)
         admission = write_down(connection, received)
         give_back(connection, admission.lease)
         return admission, _next(connection, state, asking)
 
-    return _until_not_crossed(ledger, act)
+    admission, answer = _until_not_crossed(ledger, act)
+    return admission, told(ledger, asking.run, answer)
 
 
 def asked(ledger: Ledger, asking: Asking, seat: Seat) -> Grant | Wait:
     """The next lease of a slot that has none."""
-    return _until_not_crossed(ledger, lambda connection: _next(connection, fence(connection, seat), asking))
+    answer = _until_not_crossed(ledger, lambda connection: _next(connection, fence(connection, seat), asking))
+    return told(ledger, asking.run, answer)
 
 
-def _next(connection: Connection, state: str, asking: Asking) -> Grant | Wait:
+def _next(connection: Connection, state: str, asking: Asking) -> Held | Wait:
     """A grant while the run is running; a run that is being stopped gives out nothing more."""
-    return grant(connection, asking) if state == "running" else Wait(seconds=1.0, dry=True)
+    if state == "running":
+        return grant(connection, asking)
+    return Wait(seconds=1.0, dry=True, why="the run is being stopped")
 
 
 def _until_not_crossed(ledger: Ledger, act: Callable[[Connection], T]) -> T:

@@ -74,6 +74,9 @@ class Lane:
 
     lease: str = ""
     in_hand: str = ""
+    waits: str = ""
+    """Why it got no lease when it asked last."""
+
     names: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -129,11 +132,12 @@ class Agent:
                 answer = await self.desk.ask(asking)
             said = None
             if "dry" in answer:
+                lane.waits = answer["why"]
                 if answer["dry"]:
                     return
                 await asyncio.sleep(answer["seconds"])
                 continue
-            lane.lease = answer["lease"]
+            lane.lease, lane.waits = answer["lease"], ""
             lane.names = {unit["id"]: unit["name"] for unit in answer["units"]}
             await self.ready.pipe.call("start", order=self._order(answer, clock() - asked))
             said = await self._follow(lane, answer["lease"], 0, asked, asking)

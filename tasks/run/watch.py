@@ -52,6 +52,11 @@ class Watch:
                 if attempt["mode"] == "company":
                     self.outcomes.update(result["outcome"] for result in attempt["results"])
 
+    def waits(self) -> str:
+        """Why nothing of this run runs, while every slot waits; empty otherwise."""
+        lanes = [lane for agent in self.agents for lane in list(agent.lanes)]
+        return lanes[0].waits if lanes and all(lane.waits for lane in lanes) else ""
+
     def left_seconds(self) -> float | None:
         """How long it may take yet, from the estimates and how they have held so far; None while nobody can know."""
         ours = self.finished_seconds - self.earlier_seconds

@@ -38,6 +38,8 @@ def make(name: str, spec: WheelBuild, inputs: Inputs, bench: Bench) -> Made:
     if wheels is None:
         bench.progress(f"resolving {', '.join(spec.requirements)}")
         wheels = resolve(spec.requirements, spec.indexes, bench)
+    if spec.consumer:
+        consumer.check_toolkit(wheels)
     files = fetch(wheels, spec.indexes, bench.folder / "wheels", bench)
     products = [Product("wheel", file) for file in files]
     glibc = None

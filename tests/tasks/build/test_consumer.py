@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import tarfile
 import threading
@@ -58,6 +59,26 @@ def test_a_consumer_is_compiled_packed_and_runs(place: Place, links: Path, tmp_p
     assert str(place.root) not in shown.stdout  # the program does not depend on where it was compiled
     assert (folder / "m").read_text() == "1.2"  # the model script imported from the wheels
     assert made.build.runtime.libc.startswith("glibc 2.")
+
+
+def test_a_cuda_build_without_the_toolkit_is_refused_before_it_is_fetched(
+    place: Place, links: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = consumer(place, links)
+    wheel(links, "apple", "1.2", needs=["nvidia-cublas"])
+    wheel(links, "nvidia-cublas", "13.0")
+    programs = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "nvcc" else programs(name))
+    monkeypatch.setattr("tasks.build.consumer.TOOLKIT", str(tmp_path / "none"))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
+    monkeypatch.delenv("CUDA_PATH", raising=False)
+    with pytest.raises(BuildError, match=r"nvidia-cublas.*no `nvcc`") as refused:
+        place.make(spec)
+    assert refused.value.kept == "Nothing was downloaded."
+    assert "indexes" in refused.value.do
+    (tmp_path / "cuda" / "bin").mkdir(parents=True)
+    (tmp_path / "cuda" / "bin" / "nvcc").touch()
+    place.make(spec)
 
 
 def test_changed_sources_make_another_build(place: Place, links: Path) -> None:

@@ -18,9 +18,10 @@ from blocks.plan import Unit
 from blocks.signing import BUNDLE_TYPE, Key, load_or_make_key, sign
 from blocks.store import Store
 from tasks.collect.admit import Admission, admit
-from tasks.collect.driver import Seat, fence, open_run, set_state
-from tasks.collect.grant import Asking, grant
+from tasks.collect.driver import Seat, open_run, set_state
+from tasks.collect.grant import Asking
 from tasks.collect.leases import give_back
+from tasks.collect.turn import asked
 
 
 @pytest.fixture
@@ -50,9 +51,7 @@ class Night:
     planned: list[Unit] = field(default_factory=list)
 
     def ask(self, machine: str = "m1", target_seconds: float = 30.0) -> Any:
-        with self.ledger.write() as connection:
-            fence(connection, self.seat)
-            return grant(connection, Asking(self.seat.run, machine, self.key.id, ("e",), target_seconds))
+        return asked(self.ledger, Asking(self.seat.run, machine, self.key.id, ("e",), target_seconds), self.seat)
 
     def granted(self, machine: str = "m1", target_seconds: float = 30.0) -> Grant:
         answer = self.ask(machine, target_seconds)

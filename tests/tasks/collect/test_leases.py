@@ -37,7 +37,7 @@ def test_a_machine_with_all_slots_taken_says_wait_and_not_dry(night: Night) -> N
     night.granted()
     night.granted()
 
-    assert night.ask() == {"seconds": 0.5, "dry": False}
+    assert night.ask() == {"seconds": 0.5, "dry": False, "why": "all slots of the machine are taken"}
 
 
 def test_a_lease_that_expires_gives_its_units_back(night: Night) -> None:
@@ -86,7 +86,7 @@ def test_a_unit_that_needs_the_machine_alone_waits_until_it_is_idle_and_then_has
     first = night.granted()
     assert [u["id"] for u in first["units"]] == [shared.id]
 
-    assert night.ask() == {"seconds": 0.2, "dry": False}
+    assert night.ask() == {"seconds": 0.2, "dry": False, "why": "the next unit wants the machine to itself"}
     night.deliver(first["lease"], 1, [finished(shared.id)])
     night.give_back(first["lease"])
     second = night.granted()
@@ -101,7 +101,7 @@ def test_while_a_machine_is_wanted_alone_other_runs_get_nothing_new_on_it(ledger
     held = busy.granted()
 
     assert wanting.ask()["dry"] is False
-    assert busy.ask() == {"seconds": 0.5, "dry": False}
+    assert busy.ask() == {"seconds": 0.5, "dry": False, "why": "another run waits to have the machine to itself"}
     busy.deliver(held["lease"], 1, [finished(u["id"]) for u in held["units"]])
     busy.give_back(held["lease"])
 
@@ -128,7 +128,7 @@ def test_units_of_a_machine_that_has_gone_come_back_to_the_others(ledger: Ledger
     assert night.ask("m2")["dry"] is False
     night.overdue(gone["lease"])
 
-    assert night.ask("m2") == {"seconds": 0.0, "dry": False}
+    assert night.ask("m2")["seconds"] == 0.0
     assert [u["id"] for u in night.granted("m2")["units"]] == [night.planned[0].id]
 
 

@@ -36,7 +36,7 @@ class Desk:
     async def ask(self, asking: Any) -> Grant | Wait:
         await asyncio.sleep(self.slow_seconds)
         if "granted" in self.said:
-            return Wait(seconds=0, dry=True)
+            return Wait(seconds=0, dry=True, why="")
         self.said.append("granted")
         return Grant(lease="l", token="t", deadline_seconds=120.0, slot=0, environment="e", suite="s", units=[UNIT])
 
@@ -48,7 +48,7 @@ class Desk:
         return self._taken("delivered", envelope, public)
 
     async def turn(self, envelope: dict[str, Any], public: bytes, asking: Any) -> tuple[Admission, Grant | Wait]:
-        return self._taken("turned", envelope, public), Wait(seconds=0, dry=True)
+        return self._taken("turned", envelope, public), Wait(seconds=0, dry=True, why="")
 
     def _taken(self, how: str, envelope: dict[str, Any], public: bytes) -> Admission:
         part = part_from(verify(envelope, BUNDLE_TYPE, public))
