@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 
-BENCHES = ("leases", "memory", "libtorch", "nightly")
+BENCHES = ("completeness", "leases", "memory", "libtorch", "nightly")
 
 
 def main() -> None:
