@@ -75,6 +75,7 @@ class Gone:
     file: str
     cls: str
     name: str
+    unit: str  # where it ran last
     unit_name: str
     last_run: str
     runs: int
@@ -157,15 +158,24 @@ def earlier_runs(compared: dict[Pair, list[str]]) -> list[str]:
 
 # -- finding -------------------------------------------------------------------------------------------------------
 
-_GONE = """WITH base AS (SELECT unnest($environments) AS environment, unnest($suites) AS suite,
+# In two steps: which tests are gone is asked of their ids alone, the rest is read only of what was found, in the run
+# where it ran last. Ids are compared by 64 bits of them: that a test hides behind another one of a million has a
+# chance of 1 in 10^13, and nothing is listed by mistake.
+_IDS = """WITH base AS (SELECT unnest($environments) AS environment, unnest($suites) AS suite,
         unnest($bases) AS run, unnest($backs) AS back),
-    here AS (SELECT environment, test_id FROM result_rows WHERE run = $run AND counted)
+    here AS (SELECT hash(test_id, environment) AS id FROM result_rows WHERE run = $run AND counted),
+    gone AS (
+        SELECT hash(x.test_id, x.environment) AS id, x.environment, x.suite, x.run FROM result_rows x
+        ANTI JOIN here h ON h.id = hash(x.test_id, x.environment)
+        WHERE x.run IN (SELECT run FROM base) AND x.counted AND x.outcome <> 'skipped')
+    SELECT id, arg_min(run, back), count(DISTINCT run) FROM gone JOIN base USING (environment, suite, run)
+    GROUP BY id"""
+_GONE = """WITH gone AS (SELECT unnest($ids) AS id, unnest($counts) AS runs)
     SELECT x.environment, x.suite, x.test_id, any_value(x.test), any_value(x.file), any_value(x.cls),
-        any_value(x.name), arg_min(x.unit_name, b.back), arg_min(x.run, b.back), count(DISTINCT x.run)
-    FROM result_rows x JOIN base b ON b.run = x.run AND b.environment = x.environment AND b.suite = x.suite
-    WHERE x.counted AND x.outcome <> 'skipped' AND x.run <> $run
-        AND NOT EXISTS (SELECT 1 FROM here h WHERE h.test_id = x.test_id AND h.environment = x.environment)
-    GROUP BY x.environment, x.suite, x.test_id"""
+        any_value(x.name), any_value(x.unit), any_value(x.unit_name), x.run, any_value(g.runs)
+    FROM result_rows x JOIN gone g ON g.id = hash(x.test_id, x.environment)
+    WHERE x.run = $base AND x.counted AND x.outcome <> 'skipped'
+    GROUP BY x.run, x.environment, x.suite, x.test_id"""
 
 
 def _gone(reader: Reader, run: str, compared: dict[Pair, list[str]]) -> list[Gone]:
@@ -174,7 +184,15 @@ def _gone(reader: Reader, run: str, compared: dict[Pair, list[str]]) -> list[Gon
         return []
     environments, suites, bases, backs = (list(column) for column in zip(*rows, strict=True))
     given = {"run": run, "environments": environments, "suites": suites, "bases": bases, "backs": backs}
-    return [Gone(*row) for row in reader.rows(_GONE, given)]
+    last: dict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    for identity, base, number in reader.rows(_IDS, given):
+        last[base][0].append(identity)
+        last[base][1].append(number)
+    return [
+        Gone(*row)
+        for base, (ids, counts) in last.items()
+        for row in reader.rows(_GONE, {"base": base, "ids": ids, "counts": counts})
+    ]
 
 
 # -- telling apart -------------------------------------------------------------------------------------------------
@@ -184,16 +202,17 @@ class _Planned:
     """What this run's plan holds of the files that the tests are in, and how those units ended."""
 
     def __init__(self, connection: Connection, run: str, gone: Sequence[Gone]) -> None:
-        wanted = {(test.environment, test.suite, _whole(test.unit_name)) for test in gone}
-        query = select(units.c.unit, units.c.environment, units.c.suite, units.c.name).where(units.c.run == run)
-        self._of_file: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-        for unit, environment, suite, name in connection.execute(query):
-            if (environment, suite, _whole(name)) in wanted:
-                self._of_file[environment, suite, _whole(name)].append(unit)
-        known = [unit for found in self._of_file.values() for unit in found]
-        self._ends = dict(_ends(connection, run, known))
+        # A unit of the same id has the same tests. Only where that is not planned any more (one of its tests was
+        # added or went) are the units of the same file looked for, which takes a look at every unit.
+        known = set(_known(connection, run, sorted({test.unit for test in gone})))
+        files = {(test.environment, test.suite, _whole(test.unit_name)) for test in gone if test.unit not in known}
+        if files:
+            query = select(units.c.unit, units.c.environment, units.c.suite, units.c.name).where(units.c.run == run)
+            rows = connection.execute(query)
+            known |= {unit for unit, *place, name in rows if (*place, _whole(name)) in files}
+        self._ends = dict(_ends(connection, run, sorted(known)))
         self._units: dict[tuple[str, str, str, str], str] = {}
-        for unit, environment, suite, body in _bodies(connection, run, known):
+        for unit, environment, suite, body in _bodies(connection, run, sorted(known)):
             # A unit that lists no tests (a model, a command) stands for itself.
             for test in body["tests"] or [f"{body['name']}::*"]:
                 self._units[environment, suite, _whole(body["name"]), test.replace("::", ".")] = unit
@@ -214,6 +233,13 @@ class _Planned:
 def _whole(unit_name: str) -> str:
     """The name of a file's units, without the number of the piece."""
     return unit_name.rpartition(" [")[0] if unit_name.endswith("]") and " [" in unit_name else unit_name
+
+
+def _known(connection: Connection, run: str, wanted: Sequence[str]) -> Iterator[str]:
+    """Those of the units that the run has."""
+    for start in range(0, len(wanted), _CHUNK):
+        some = units.c.unit.in_(wanted[start : start + _CHUNK])
+        yield from connection.scalars(select(units.c.unit).where(units.c.run == run, some))
 
 
 def _ends(connection: Connection, run: str, wanted: Sequence[str]) -> Iterator[tuple[str, tuple[str, str]]]:

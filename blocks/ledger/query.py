@@ -144,9 +144,16 @@ def run_query(ledger: Ledger, sql: str) -> list[dict[str, Any]]:
 
     Raises LedgerError with DuckDB's own first line, and the views with their columns.
     """
+    with asked(ledger, sql) as reader:
+        return reader.dicts(sql)
+
+
+@contextlib.contextmanager
+def asked(ledger: Ledger, sql: str) -> Iterator[Reader]:
+    """A reader for one query of a person's; its LedgerErrors name the views and their columns."""
     try:
         with open_query(ledger, sql) as reader:
-            return reader.dicts(sql)
+            yield reader
     except LedgerError as error:
         raise LedgerError(error.what, kept=error.kept, do=f"{error.do}\n{catalogue()}".strip()) from error
 

@@ -24,7 +24,7 @@ KNOWN_DAYS = 28
 """A test is known from the runs of the last four weeks."""
 
 ROWS = 3_000_000
-"""Beyond so many rows in those weeks `show` does not look for tests that are dark everywhere: the view takes its time."""
+"""Beyond so many rows in those weeks `show` does not look for what is dark everywhere: that is left to the view."""
 
 
 def compared_runs(connection: Connection, run: str, counts: Iterable[UnitCount]) -> dict[Pair, list[str]]:
@@ -32,19 +32,20 @@ def compared_runs(connection: Connection, run: str, counts: Iterable[UnitCount])
     return before(connection, run, {(count.environment, count.suite) for count in counts})
 
 
-def dark_anywhere(ledger: Ledger, connection: Connection) -> dict[str, Any] | None:
+def dark_anywhere(ledger: Ledger) -> dict[str, Any] | None:
     """The tests known from the last `KNOWN_DAYS` days that ran nowhere in the last `DARK_DAYS`, as of now.
 
     `{"days", "count", "tests"}`, or None where the ledger holds too many rows to look at in passing.
     """
     recent = select(runs.c.id).where(runs.c.created >= now() - KNOWN_DAYS * 86_400.0)
-    rows = select(func.coalesce(func.sum(segments.c.rows), 0)).where(
-        segments.c.kind == "results", segments.c.run.in_(recent)
-    )
-    if int(connection.scalar(rows) or 0) > ROWS:
-        return None
+    results = segments.c.kind == "results"
+    with ledger.read() as connection:
+        wanted = list(connection.scalars(recent))
+        rows = select(func.coalesce(func.sum(segments.c.rows), 0)).where(results, segments.c.run.in_(recent))
+        if int(connection.scalar(rows) or 0) > ROWS:
+            return None
     found: list[dict[str, Any]] = []
-    if wanted := list(connection.scalars(recent)):
+    if wanted:
         sql = "SELECT suite, test, environments, last_run, last_ran FROM dark_anywhere ORDER BY suite, test, test_id"
         with open_query(ledger, sql, runs=wanted) as reader:
             found = reader.dicts(sql)

@@ -25,6 +25,7 @@ from blocks.ledger import schema as s
 from blocks.ledger.query import run_query
 from blocks.ledger.tables import RESULT_SCHEMA
 from blocks.store import Store
+from tasks.publish.accounting import dark_anywhere
 from tasks.publish.summary import run_summary
 
 UNITS = 100_000
@@ -33,6 +34,7 @@ LIMIT_MS = 200
 SEGMENT = 50_000
 ROUNDS = 7
 DARK = 100
+DOCUMENT = f'{{"left_out":[],"planned":[{{"environment":"e","suite":"s","units":{UNITS}}}]}}'
 ENDS = {1: ("not_run", "no machine fits"), 2: ("lost", "poison"), 3: ("skipped", "every test skipped itself")}
 """Of each 1,000 units of the last run the first few."""
 
@@ -52,6 +54,7 @@ def bench() -> dict[str, Any]:
             "dark": summary["dark"]["by_why"],
             "summary": _timed(lambda: run_summary(ledger, f"r-{RUNS - 1}")),
             "summary_without_history": _timed(lambda: run_summary(ledger, "r-0")),
+            "dark_anywhere": _timed(lambda: dark_anywhere(ledger)),
             "view_completeness_of_four_runs": _timed(lambda: run_query(ledger, "SELECT * FROM completeness")),
         }
         ledger.close()
@@ -72,9 +75,16 @@ def _filled(root: Path, per_unit: int) -> Ledger:
     ledger = open_ledger(f"sqlite:///{root}/ledger.db", root / "results", Store(root / "store"))
     began = time.time() - RUNS * 86_400
     with ledger.write() as connection:
-        machine = {"id": "m", "pool": "local", "vendor": "foundation", "state": "ready", "slots": 8, "fingerprint": "{}"}
+        machine = {
+            "id": "m",
+            "pool": "local",
+            "vendor": "foundation",
+            "state": "ready",
+            "slots": 8,
+            "fingerprint": "{}",
+        }
         connection.execute(insert(s.machines).values(**machine, created=began, updated=began))
-        connection.execute(insert(s.plans).values(id="plan", created=began, document='{"left_out":[]}'))
+        connection.execute(insert(s.plans).values(id="plan", created=began, document=DOCUMENT))
         for rows in _portions(_plan_units(per_unit)):
             connection.execute(insert(s.plan_units), rows)
     for number in range(RUNS):
@@ -110,7 +120,9 @@ def _write_run(ledger: Ledger, run: str, created: float, *, last: bool, per_unit
         _insert(connection, s.units, (_unit_row(run, n, per_unit) for n in range(UNITS)))
         _insert(connection, s.settlements, (_settlement(run, n, end, created) for n, end in enumerate(ends)))
         _insert(
-            connection, s.attempts, (_attempt(run, n, created) for n, end in enumerate(ends) if end[0] in ("ran", "skipped"))
+            connection,
+            s.attempts,
+            (_attempt(run, n, created) for n, end in enumerate(ends) if end[0] in ("ran", "skipped")),
         )
     ran = [n for n, end in enumerate(ends) if end[0] in ("ran", "skipped")]
     step = SEGMENT // per_unit
@@ -159,9 +171,7 @@ def _attempt(run: str, n: int, at: float) -> dict[str, Any]:
 
 def _segment(ledger: Ledger, run: str, created: float, numbers: list[int], per_unit: int, *, last: bool) -> None:
     """A file as the cutter writes it. In the last run the second test of some units is gone."""
-    each = [
-        (n, k) for n in numbers for k in range(per_unit) if not (last and k == 1 and n % (UNITS // DARK) == 500)
-    ]
+    each = [(n, k) for n in numbers for k in range(per_unit) if not (last and k == 1 and n % (UNITS // DARK) == 500)]
     single = {
         "run": run, "environment": "e", "suite": "s", "mode": "company", "reason": "", "bundle": "sha256:b",
         "lease": "l", "machine": "m", "pool": "local", "vendor": "foundation",
