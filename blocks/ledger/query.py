@@ -74,7 +74,7 @@ class Reader:
     def batches(self, sql: str) -> pa.RecordBatchReader:
         """The rows of a SELECT as Arrow batches, never all at once, under column names without repeats.
 
-        Raises LedgerError at the call; what DuckDB cannot answer halfway is raised as pyarrow's error.
+        Raises LedgerError, at the call or while the batches are taken.
         """
         _only_select(self._connection, sql)
         with _explained():
@@ -82,7 +82,7 @@ class Reader:
         schema = pa.schema(
             [field.with_name(name) for field, name in zip(found.schema, _distinct(found.schema.names), strict=True)]
         )
-        return pa.RecordBatchReader.from_batches(schema, (batch.rename_columns(schema.names) for batch in found))
+        return pa.RecordBatchReader.from_batches(schema, _batches(found, schema.names))
 
     def arrow(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
         """The rows of a SELECT as an Arrow table. Raises LedgerError."""
@@ -269,6 +269,17 @@ def _portions(cursor: duckdb.DuckDBPyConnection, names: list[str]) -> Iterator[l
         yield [dict(zip(names, map(json_value, row), strict=True)) for row in rows]
 
 
+def _batches(found: pa.RecordBatchReader, names: list[str]) -> Iterator[pa.RecordBatch]:
+    while True:
+        try:
+            batch = found.read_next_batch()
+        except StopIteration:
+            return
+        except (OSError, pa.ArrowException) as error:  # as which Arrow passes on what DuckDB says halfway
+            raise _unanswered(error) from error
+        yield batch.rename_columns(names)
+
+
 def _lock(connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
     listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
     connection.execute(f"SET allowed_paths = [{listed}]")
@@ -288,7 +299,11 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        raise LedgerError(f"The query cannot be answered: {str(error).strip().splitlines()[0]}") from error
+        raise _unanswered(error) from error
+
+
+def _unanswered(error: Exception) -> LedgerError:
+    return LedgerError(f"The query cannot be answered: {str(error).strip().splitlines()[0]}")
 
 
 # -- values --------------------------------------------------------------------------------------------------------

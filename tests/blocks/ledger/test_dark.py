@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -26,7 +27,7 @@ def dark(ledger: Ledger) -> list[tuple[str, str, str, str, int]]:
 def several() -> list[MadeUnit]:
     return [
         made_unit("a", [Case("A.stays"), Case("A.goes")]),
-        made_unit("b [1/2]", [Case("B.one")], file="b"),
+        replace(made_unit("b [1/2]", [Case("B.one")]), file="b"),
         made_unit("c", [Case("C.x")]),
         made_unit("d", [Case("D.x"), Case("D.y")]),
         made_unit("e", [Case("E.x")]),
