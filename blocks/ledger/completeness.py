@@ -155,7 +155,7 @@ def _count_each(connection: Connection, wanted: list[str]) -> list[UnitCount]:
 def _settled_units(connection: Connection, wanted: list[str]) -> Counter[str]:
     first = and_(settlements.c.run.in_(wanted), settlements.c.ordinal == 1)
     query = select(settlements.c.run, func.count()).where(first).group_by(settlements.c.run)
-    return Counter({run: number for run, number in connection.execute(query)})
+    return Counter({row[0]: row[1] for row in connection.execute(query)})
 
 
 def _terminal_units(connection: Connection, wanted: list[str]) -> int:

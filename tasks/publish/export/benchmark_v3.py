@@ -16,7 +16,8 @@ from blocks.ledger.query import open_query
 from tasks.publish.export.written import listed
 
 _METRICS = """SELECT m.suite, m.environment, m.model, m.variant, m.metric, m.value, m.measured_in, m.low, m.high,
-        m.samples, m.machine, m.pool, m.vendor, m.run, m.attempt, CAST(epoch(m.started) AS BIGINT) AS started, h.fingerprint
+        m.samples, m.machine, m.pool, m.vendor, m.run, m.attempt, CAST(epoch(m.started) AS BIGINT) AS started,
+        h.fingerprint
     FROM metrics m LEFT JOIN machines h ON h.machine = m.machine
     ORDER BY m.suite, m.environment, m.model, m.variant, m.metric, m.attempt"""
 

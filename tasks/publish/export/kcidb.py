@@ -118,7 +118,7 @@ def _sources(ledger: Ledger, provenance: str) -> list[dict[str, Any]]:
 
 
 def _checkout(origin: str, digest: str, known: Mapping[str, Any]) -> dict[str, Any]:
-    git = next((one for one in known.get("sources", ()) if "gitCommit" in one.get("digest", {})), {})
+    git: Mapping[str, Any] = next((one for one in known.get("sources", ()) if "gitCommit" in one.get("digest", {})), {})
     commit = git.get("digest", {}).get("gitCommit", "")
     url = str(git.get("uri", "")).removeprefix("git+").partition("@")[0]
     return {
