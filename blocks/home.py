@@ -1,6 +1,7 @@
 """Where state lives: one folder per installation, `COMMONFLEET_HOME` (default `~/.commonfleet`).
 
 ledger.db      records (SQLite)          store/      artifacts and signed bundles, by digest
+ledger-url     where they are instead, if moved
 results/       Parquet segments          machine/    what this machine keeps: unpacked builds, runners, spools
 workshop/      builds in the making      discovery/  which tests a build has
 reports/       a page per run            keys/       ed25519 keys and passwords, mode 0600
@@ -28,6 +29,14 @@ class Home:
     @property
     def ledger(self) -> Path:
         return self.root / "ledger.db"
+
+    @property
+    def ledger_url(self) -> Path:
+        return self.root / "ledger-url"
+
+    @property
+    def restoring(self) -> Path:
+        return self.root / ".restoring"
 
     @property
     def results(self) -> Path:
@@ -69,6 +78,12 @@ def open_home(root: Path | None = None) -> Home:
     """
     chosen = root or Path(os.environ.get("COMMONFLEET_HOME") or Path.home() / ".commonfleet")
     home = Home(chosen.expanduser().absolute())
+    if home.restoring.exists():
+        raise CommonfleetError(
+            f"A restore into {home.root} has not ended: what is there is only a part.",
+            kept="The backup is as it was.",
+            do="Run `commonfleet restore BACKUP` again.",
+        )
     version_file = home.root / "version"
     try:
         home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
