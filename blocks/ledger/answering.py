@@ -7,11 +7,12 @@ failed, and says so: whether its COMMIT was heard cannot be known here, so it is
 from __future__ import annotations
 
 import logging
+import os
 import time
 
 from sqlalchemy import Connection, Engine, exc
 
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = float(os.environ.get("COMMONFLEET_LEDGER_WAIT", "60"))
 _AGAIN_SECONDS = 0.25
 _RESTARTING = (
     "connection refused",
