@@ -76,8 +76,7 @@ def open_home(root: Path | None = None) -> Home:
 
     Raises CommonfleetError when the folder cannot be written or belongs to a newer commonfleet.
     """
-    chosen = root or Path(os.environ.get("COMMONFLEET_HOME") or Path.home() / ".commonfleet")
-    home = Home(chosen.expanduser().absolute())
+    home = located(root)
     if home.restoring.exists():
         raise CommonfleetError(
             f"A restore into {home.root} has not ended: what is there is only a part.",
@@ -99,6 +98,12 @@ def open_home(root: Path | None = None) -> Home:
         ) from error
     check_version(version_file)
     return home
+
+
+def located(root: Path | None = None) -> Home:
+    """Where the state folder is, or would be; nothing is looked at."""
+    chosen = root or Path(os.environ.get("COMMONFLEET_HOME") or Path.home() / ".commonfleet")
+    return Home(chosen.expanduser().absolute())
 
 
 def check_version(version_file: Path) -> None:

@@ -37,11 +37,13 @@ class Finding:
 
 
 def findings() -> list[Finding]:
-    """All checks, in the order in which they matter."""
+    """All checks."""
+    from deployments.ledger_checks import ledger_findings
+
     checks: tuple[Callable[[], Finding], ...] = (
-        shadowed, compiler, headers, cmake, sandbox, state, disk, catalog, ledger, processors, torch_here,
+        shadowed, compiler, headers, cmake, sandbox, state, disk, catalog, processors, torch_here,
     )  # fmt: skip
-    return [check() for check in checks]
+    return [*(check() for check in checks), *ledger_findings()]
 
 
 def shadowed() -> Finding:
@@ -141,25 +143,6 @@ def catalog() -> Finding:
     if read.warnings:
         return Finding("catalog", "note", " ".join(read.warnings), "Renew or remove these entries of the catalog.")
     return Finding("catalog", "good", f"The catalog in {read.root} is in order.")
-
-
-def ledger() -> Finding:
-    """The ledger opens, and no run waits for a driver."""
-    from flows.drive import ledger_of
-    from tasks.collect.driver import left_runs, stalled_runs
-
-    try:
-        opened = ledger_of(open_home())
-        waiting = [*stalled_runs(opened), *left_runs(opened)]
-        opened.close()
-    except CommonfleetError as error:
-        return Finding("ledger", "bad", error.what, error.do)
-    if waiting:
-        return Finding(
-            "ledger", "note", f"These runs are open and nobody drives them: {', '.join(waiting)}.",
-            f"`commonfleet resume {waiting[0]}` finishes one, `commonfleet cancel {waiting[0]}` ends it.",
-        )  # fmt: skip
-    return Finding("ledger", "good", "The ledger opens, and no run waits for a driver.")
 
 
 def processors() -> Finding:

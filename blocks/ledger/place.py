@@ -57,7 +57,9 @@ def shown(url: str | URL) -> str:
     """The URL as it may be printed: without any password."""
     made = make_url(url)
     open_part = {name: value for name, value in made.query.items() if "pass" not in name.lower()}
-    return made.set(query=open_part).render_as_string(hide_password=True)
+    return URL.create(
+        made.drivername, made.username, None, made.host, made.port, made.database, open_part
+    ).render_as_string()
 
 
 def has_password(url: str) -> bool:

@@ -63,13 +63,19 @@ def note(connection: Connection, key: str, value: str) -> None:
 
 
 def refuse_strange(connection: Connection, revision: str) -> None:
-    """Raises LedgerError for a ledger that was moved away, or that has a newer schema."""
+    """Raises LedgerError for a ledger that was moved away, has not arrived yet, or has a newer schema."""
     moved = noted(connection, "moved_to")
     if moved is not None:
         raise LedgerError(
             f"This ledger was moved to {moved}.",
             kept="It holds what it held then, and takes nothing more.",
             do="Name that one in COMMONFLEET_LEDGER, or finish the move: `commonfleet move-ledger --to URL`.",
+        )
+    if noted(connection, "arriving") is not None:
+        raise LedgerError(
+            "A ledger is being moved into this database, and that has not ended.",
+            kept="The ledger that it comes from is whole.",
+            do="Call `commonfleet move-ledger` again, without COMMONFLEET_LEDGER.",
         )
     if revision > head():
         raise LedgerError(
@@ -111,7 +117,8 @@ def _is_at_head(ledger: Ledger) -> bool:
     try:
         with ledger.engine.connect() as connection:
             found = connection.scalar(text("SELECT version_num FROM alembic_version"))
-            return found == head() and noted(connection, "moved_to") is None
+            strange = select(meta.c.key).where(meta.c.key.in_(["moved_to", "arriving"]))
+            return found == head() and connection.scalar(strange) is None
     except exc.DatabaseError:
         return False  # no ledger there yet, an old one, or none that answers: the longer way says which
 
