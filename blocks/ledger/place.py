@@ -64,7 +64,7 @@ def shown(url: str | URL) -> str:
 
 def has_password(url: str) -> bool:
     made = make_url(url)
-    return made.password is not None or any(name.lower() == "password" for name in made.query)
+    return made.password is not None or any(name.lower().endswith("password") for name in made.query)
 
 
 def _recorded(home: Home) -> str:

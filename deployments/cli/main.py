@@ -186,7 +186,7 @@ def restore(folder: Path) -> int:
 
 
 @app.command
-def move_ledger(*, to: str) -> int:
+def move_ledger(*, to: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
     """Move the ledger's records from the state folder's SQLite file to a PostgreSQL, checked table by table.
 
     Parameters
