@@ -255,20 +255,22 @@ def test_a_newer_ledger_is_refused_with_what_to_do(filled: tuple[Path, str | Non
 
 @pytest.mark.parametrize(("counted", "opens"), [("2", True), ("1", False), ("3", False)])
 def test_of_the_ledgers_that_counted_only_schema_2_is_taken(
-    filled: tuple[Path, str | None], counted: str, opens: bool
+    empty: Engine, database_url: str | None, tmp_path: Path, counted: str, opens: bool
 ) -> None:
-    engine = engine_of(filled[1] or f"sqlite:///{filled[0]}/ledger.db")
-    with Ledger(engine, Path(), None).write() as connection:  # type: ignore[arg-type]
+    with Ledger(empty, Path(), None).write() as connection:  # type: ignore[arg-type]
+        migrate(connection, "0001")
         connection.execute(text("DROP TABLE alembic_version"))
-        connection.execute(text("DELETE FROM meta WHERE key <> 'schema'"))
-        connection.execute(text("UPDATE meta SET value = :counted WHERE key = 'schema'"), {"counted": counted})
-    engine.dispose()
+        connection.execute(text("INSERT INTO meta VALUES ('schema', :counted)"), {"counted": counted})
+        connection.execute(text("INSERT INTO plans VALUES ('p-1', 1.0, '{}')"))
+    url = database_url or f"sqlite:///{tmp_path}/steps.db"
 
     if not opens:
         with pytest.raises(LedgerError, match=f"schema {counted}"):
-            open_made(*filled)
+            open_made(tmp_path, url)
         return
-    ledger = open_made(*filled)
+    ledger = open_made(tmp_path, url)
     with ledger.read() as connection:
         assert connection.scalar(text("SELECT version_num FROM alembic_version")) == revisions.head()
+        assert connection.scalar(text("SELECT id FROM plans")) == "p-1"
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     ledger.close()
