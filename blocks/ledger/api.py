@@ -15,16 +15,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-from sqlalchemy import Engine, create_engine, event, exc, select
 
 from blocks.errors import CommonfleetError, LedgerError
-from blocks.home import Home, check_version
-from blocks.ledger.database import Ledger
+from blocks.home import check_version, check_whole, located
+from blocks.ledger.database import Ledger, engine_of
+from blocks.ledger.place import known_url, ledger_url, shown
 from blocks.ledger.query import asked, view_columns
-from blocks.ledger.schema import SCHEMA_VERSION, meta
+from blocks.ledger.revisions import head, refuse_strange, revision_of
 from blocks.store import Store
 
 if TYPE_CHECKING:
@@ -81,16 +81,17 @@ class Reading:
 def connect(home: str | os.PathLike[str] | None = None, *, url: str | None = None) -> Reading:
     """Open the ledger of a state folder for reading: `home`, else `COMMONFLEET_HOME`, else `~/.commonfleet`.
 
-    With a `url` (`postgresql+psycopg://...`) the records are read there, and results and bundles below the folder.
-    Raises CommonfleetError where there is no ledger, or a newer one than this commonfleet knows.
+    The records are read where the commands find them (see `place.py`), or at `url` (`postgresql+psycopg://...`);
+    results and bundles below the folder. Raises CommonfleetError where there is no ledger, or one of another schema.
     """
-    chosen = home or os.environ.get("COMMONFLEET_HOME") or Path.home() / ".commonfleet"
-    place = Home(Path(chosen).expanduser().absolute())
+    place = located(None if home is None else Path(home))
+    check_whole(place)
     if (place.root / "version").exists():
         check_version(place.root / "version")
-    if url is None and not place.ledger.exists():
+    named = ledger_url(place) if url is None else known_url(url, "url")
+    if named.startswith("sqlite") and not Path(named.removeprefix("sqlite:///")).exists():
         raise LedgerError(f"There is no ledger in {place.root}.", do="Name the state folder that holds one.")
-    ledger = Ledger(_engine(url or f"sqlite:///{place.ledger}"), place.results, Store(place.store))
+    ledger = Ledger(engine_of(named, read_only=True), place.results, Store(place.store))
     try:
         _check_schema(ledger)
     except BaseException:
@@ -99,36 +100,17 @@ def connect(home: str | os.PathLike[str] | None = None, *, url: str | None = Non
     return Reading(ledger)
 
 
-def _engine(url: str) -> Engine:
-    """An engine whose connections the database itself holds to reading."""
-    if not url.startswith("sqlite"):
-        return create_engine(url, connect_args={"options": "-c default_transaction_read_only=on"})
-    path = url.removeprefix("sqlite:///")
-    quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    engine = create_engine(f"sqlite:///file:{quoted}?mode=ro&uri=true")
-    event.listen(engine, "connect", _only_reading)
-    return engine
-
-
-def _only_reading(connection: Any, _: object) -> None:
-    connection.isolation_level = None  # `Ledger.read` begins its transactions itself
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA query_only = ON")
-    cursor.execute("PRAGMA busy_timeout = 60000")
-    cursor.close()
-
-
 def _check_schema(ledger: Ledger) -> None:
-    try:
-        with ledger.read() as connection:
-            version = int(connection.scalar(select(meta.c.value).where(meta.c.key == "schema")) or 0)
-    except exc.ProgrammingError as error:
-        raise LedgerError(f"There is no ledger in that database: {error.orig}.") from error
-    if version != SCHEMA_VERSION:
+    with ledger.read() as connection:
+        revision = revision_of(connection)
+        if revision is None:
+            raise LedgerError(f"There is no ledger in {shown(ledger.engine.url)}.", do="Name the one that holds it.")
+        refuse_strange(connection, revision)
+    if revision != head():
         raise LedgerError(
-            f"The ledger has schema {version}; this commonfleet knows schema {SCHEMA_VERSION}.",
+            f"The ledger has schema {revision}; this commonfleet reads schema {head()}.",
             kept="Nothing was changed.",
-            do=f"Use the {'newer' if version > SCHEMA_VERSION else 'older'} commonfleet.",
+            do="Any command of this commonfleet, such as `commonfleet runs`, brings it there.",
         )
 
 

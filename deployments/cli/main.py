@@ -231,6 +231,42 @@ def doctor(*, json: Json = False) -> int:
 
 
 @app.command
+def backup(folder: Path, *, keys: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """Copy one moment of the ledger, with its results and raw bundles, into FOLDER. Runs may go on meanwhile.
+
+    Parameters
+    ----------
+    keys
+        Copy the keys, too: whoever has them can sign as this installation.
+    """
+    from deployments.cli.keeping import back_up_here
+
+    return back_up_here(folder, keys=keys)
+
+
+@app.command
+def restore(folder: Path) -> int:
+    """Check a backup and put it into the state folder, which must be empty."""
+    from deployments.cli.keeping import restore_here
+
+    return restore_here(folder)
+
+
+@app.command
+def move_ledger(*, to: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
+    """Move the ledger's records from the state folder's SQLite file to a PostgreSQL, checked table by table.
+
+    Parameters
+    ----------
+    to
+        The URL of an empty database, without a password; or `-`, to read a URL from standard input.
+    """
+    from deployments.cli.keeping import move_here
+
+    return move_here(to)
+
+
+@app.command
 def import_matrix(file: Path, *, job: str) -> int:
     """Turn a PyTorch test-matrix (JSON) into catalog entries, printed as YAML.
 

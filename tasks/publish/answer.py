@@ -10,9 +10,7 @@ import contextlib
 import csv
 import io
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
@@ -21,6 +19,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from blocks.disk import whole_file
 from blocks.errors import CommonfleetError, LedgerError
 from blocks.ledger.query import Reader
 
@@ -97,17 +96,8 @@ def to_file(target: Path, write: Callable[[IO[bytes]], int], *, keep_out_of: Pat
     target = target.absolute()
     if target.resolve().is_relative_to(keep_out_of.resolve()):
         raise CommonfleetError(f"{target} lies in the state folder, where only commonfleet itself writes.")
-    with _told(target):
-        handle, name = tempfile.mkstemp(prefix=f".{target.name[:60]}-", dir=target.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                written = write(file)
-            temporary.chmod(0o666 & ~_umask())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return written
+    with _told(target), whole_file(target) as file:
+        return write(file)
 
 
 def as_text(write: Callable[[IO[str]], int]) -> Callable[[IO[bytes]], int]:
@@ -140,9 +130,3 @@ def _told(target: Path) -> Iterator[None]:
         raise CommonfleetError(
             f"{target} cannot be written: {error.strerror or error}.", do="Free some space or name another file."
         ) from error
-
-
-def _umask() -> int:
-    current = os.umask(0o077)
-    os.umask(current)
-    return current

@@ -7,11 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
-from sqlalchemy import exc, insert, update
+from sqlalchemy import exc, insert, text, update
 
 from blocks.errors import CommonfleetError, LedgerError
+from blocks.home import open_home
 from blocks.ledger import Ledger, api
-from blocks.ledger.schema import meta, plans, runs
+from blocks.ledger.place import record_url
+from blocks.ledger.schema import plans, runs
 from tasks.collect.segments import cut_segments
 from tests.docs.pages import ROOT, Page
 from tests.ledger_rows import Case, made_unit, make_run, open_made
@@ -71,14 +73,24 @@ def test_a_ledger_that_is_written_to_is_read_meanwhile(
         assert reading.arrow("SELECT run FROM results").to_pydict() == {"run": ["one"]}
 
 
+def test_the_ledger_is_found_where_the_commands_find_it(
+    reading: api.Reading, database_url: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if database_url is not None:
+        record_url(open_home(tmp_path / "home"), database_url)
+    monkeypatch.setenv("COMMONFLEET_HOME", str(tmp_path / "home"))
+    with api.connect() as opened:
+        assert opened.arrow("SELECT run FROM runs").to_pydict() == {"run": ["one"]}
+
+
 def test_a_newer_ledger_and_one_that_is_not_there_are_refused_and_nothing_is_made(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="no ledger"):
         api.connect(tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
     ledger = open_made(tmp_path / "home")
     with ledger.write() as connection:
-        connection.execute(update(meta).values(value="99"))
-    with pytest.raises(LedgerError, match="schema 99"):
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(LedgerError, match="schema 9999"):
         api.connect(tmp_path / "home")
     (tmp_path / "home" / "version").write_text("99\n")
     with pytest.raises(CommonfleetError, match="version 99"):
