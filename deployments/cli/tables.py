@@ -93,7 +93,8 @@ def _print_dark(console: Console, summary: Mapping[str, Any]) -> None:
             console.print(f"  and {number - len(named):,} more (`SELECT * FROM dark`)", style="dim", soft_wrap=True)
     anywhere = summary.get("dark_anywhere")
     if anywhere and anywhere["count"]:
-        console.print(f"{anywhere['count']:,} tests ran nowhere in the last {anywhere['days']} days:", soft_wrap=True)
+        tests = "1 test" if anywhere["count"] == 1 else f"{anywhere['count']:,} tests"
+        console.print(f"{tests} ran nowhere in the last {anywhere['days']} days:", soft_wrap=True)
         for test in anywhere["tests"][:NAMED]:
             last = f"last in {test['last_run']}" if test["last_run"] else "never"
             console.print(f"  {escape(test['test'])}  ({escape(last)})", soft_wrap=True)

@@ -84,9 +84,8 @@ def test_a_ledger_is_moved_with_its_url_on_standard_input_and_no_password_is_sai
 
 
 def test_the_doctor_says_good_of_a_ledger_in_order(home: Home) -> None:
-    assert told(home, "ledger")["level"] == "good"
-    assert told(home, "runs")["level"] == "good"
-    assert told(home, "segments")["level"] == "good"
+    levels = {finding["name"]: finding["level"] for finding in asked("doctor", env=env_of(home))}
+    assert (levels["ledger"], levels["runs"], levels["segments"]) == ("good", "good", "good")
 
 
 def test_the_doctor_explains_files_leases_and_runs(home: Home) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -26,8 +25,11 @@ from blocks.signing import load_or_make_key
 from tasks.collect.segments import cut_segments
 from tasks.keep.backup import MANIFEST, PARTIAL, back_up
 from tasks.keep.restore import restore
+from tests.faults.rounds import SOAK, rounds
 from tests.ledger_rows import Case, made_unit, make_run, open_made
 
+SQLITE = pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
+"""A backup is SQLite wherever it came from: what becomes of it need not be tried twice."""
 ALL = "SELECT * FROM all_results ORDER BY ALL"
 
 
@@ -87,7 +89,7 @@ def test_a_backup_while_runs_go_on_is_one_moment(home: Home, ledger: Ledger, tmp
     worker.start()
     try:
         time.sleep(0.3)
-        for number in range(3):
+        for number in range(5 if SOAK else 1):
             folder = tmp_path / f"b{number}"
             assert back_up(home, ledger, folder).missing == ()
             restore(home_at(tmp_path / f"n{number}"), folder)
@@ -152,6 +154,7 @@ def backup(home: Home, ledger: Ledger, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("part", ["ledger.db", "results", "store", "files.sha256"])
 @pytest.mark.parametrize("harm", ["one bit", "gone"])
+@SQLITE
 def test_a_backup_that_was_altered_is_refused_and_nothing_is_put_anywhere(
     backup: Path, tmp_path: Path, part: str, harm: str
 ) -> None:
@@ -169,6 +172,7 @@ def test_a_backup_that_was_altered_is_refused_and_nothing_is_put_anywhere(
     assert not [path for path in (tmp_path / "new").rglob("*") if path.is_file()]
 
 
+@SQLITE
 def test_a_state_folder_in_use_is_left_alone(backup: Path, home: Home, ledger: Ledger) -> None:
     before = sorted(home.root.rglob("*"))
     with pytest.raises(LedgerError, match="not empty"):
@@ -176,6 +180,7 @@ def test_a_state_folder_in_use_is_left_alone(backup: Path, home: Home, ledger: L
     assert sorted(home.root.rglob("*")) == before
 
 
+@SQLITE
 def test_a_folder_with_something_in_it_is_left_alone(home: Home, ledger: Ledger, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(LedgerError, match="not empty"):
@@ -183,6 +188,7 @@ def test_a_folder_with_something_in_it_is_left_alone(home: Home, ledger: Ledger,
     assert (tmp_path / "mine").read_text() == "mine"
 
 
+@SQLITE
 def test_a_newer_backup_is_refused(backup: Path, tmp_path: Path) -> None:
     manifest = json.loads((backup / MANIFEST).read_text())
     (backup / MANIFEST).write_text(json.dumps({**manifest, "schema": "9999"}))
@@ -190,6 +196,7 @@ def test_a_newer_backup_is_refused(backup: Path, tmp_path: Path) -> None:
         restore(home_at(tmp_path / "new"), backup)
 
 
+@SQLITE
 def test_a_backup_whose_records_are_fewer_than_it_says_is_refused(backup: Path, tmp_path: Path) -> None:
     manifest = json.loads((backup / MANIFEST).read_text())
     manifest["tables"]["events"]["rows"] += 1
@@ -234,11 +241,9 @@ def test_a_backup_that_was_killed_is_no_backup_and_can_be_gone_on_with(
     ledger = open_made(home.root, {database_url!r})
     back_up(home, ledger, Path({str(folder)!r}), tell=lambda what: print(what))
     """
-    dice = random.Random(seed := random.randrange(1 << 32))
-    print(f"seed {seed}")
     cut_short = 0
-    for _ in range(3):
-        if killed(program, dice.uniform(0.4, 2.0)):
+    for _, dice in rounds(f"backup killed, {ledger.engine.dialect.name}", full=20, sample=1):
+        if killed(program, dice.uniform(0.4, 1.5)):
             cut_short += 1
             if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
                 assert (folder / PARTIAL).exists()
@@ -255,6 +260,7 @@ def test_a_backup_that_was_killed_is_no_backup_and_can_be_gone_on_with(
     restored.close()
 
 
+@SQLITE
 def test_a_restore_that_was_killed_is_no_state_folder_and_can_be_repeated(
     backup: Path, ledger: Ledger, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ from tasks.collect.driver import this_driver
 from tasks.keep.backup import back_up
 from tasks.keep.move import move
 from tasks.keep.restore import restore
+from tasks.publish.log.own import append_to_log
 from tests.ledger_rows import Case, made_unit, make_run, open_made
 from tests.postgres import Postgres
 from tests.tasks.keep.conftest import live
@@ -36,8 +37,10 @@ def old(tmp_path: Path) -> Home:
     """A SQLite ledger that has lived."""
     ledger = open_made(tmp_path / "home")
     live(ledger)
+    home = open_home(tmp_path / "home")
+    append_to_log(home, ledger)
     ledger.close()
-    return open_home(tmp_path / "home")
+    return home
 
 
 @pytest.fixture
@@ -123,7 +126,7 @@ def test_a_database_with_something_in_it_is_refused_and_left_alone(old: Home, ur
 
 def test_a_restored_copy_of_a_ledger_that_was_moved_does_not_overwrite_it(old: Home, url: str, tmp_path: Path) -> None:
     ledger = ledger_of(old)
-    back_up(old, ledger, tmp_path / "backup")
+    back_up(old, ledger, tmp_path / "backup", keys=True)
     ledger.close()
     move(old, url)
     restore(Home(tmp_path / "again"), tmp_path / "backup")
