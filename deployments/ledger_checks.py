@@ -8,12 +8,14 @@ from sqlalchemy import exc
 
 from blocks.errors import CommonfleetError
 from blocks.home import Home, open_home
+from blocks.ledger import Ledger
 from blocks.ledger.database import engine_of, explained
 from blocks.ledger.place import ledger_url, shown
 from blocks.ledger.revisions import head, refuse_strange, revision_of
 from deployments.doctor import Finding
 from flows.drive import ledger_of
 from tasks.keep.check import Soundness, look
+from tasks.publish.log.own import has_log
 
 
 def ledger_findings() -> list[Finding]:
@@ -33,13 +35,13 @@ def ledger_findings() -> list[Finding]:
     except CommonfleetError as error:
         return [Finding("ledger", "bad", error.what, error.do)]
     try:
-        sound = look(ledger)
+        sound, log = look(ledger), _log(home, ledger)
     except CommonfleetError as error:
         return [Finding("ledger", "bad", error.what, error.do)]
     finally:
         ledger.close()
     opens = Finding("ledger", "good", f"The ledger {where} opens, with schema {head()}.")
-    return [opens, _undriven(sound), *_overdue(sound), *_files(sound), *_orphans(sound, home)]
+    return [opens, _undriven(sound), *_overdue(sound), *_files(sound), *_orphans(sound, home), *log]
 
 
 def _older(home: Home) -> Finding | None:
@@ -62,6 +64,18 @@ def _older(home: Home) -> Finding | None:
         "ledger", "note", f"The ledger has schema {revision}, and this commonfleet works with {head()}.",
         "The next command that opens it brings it there, after a copy. `commonfleet backup` first does no harm.",
     )  # fmt: skip
+
+
+def _log(home: Home, ledger: Ledger) -> list[Finding]:
+    """A finding where the log cannot grow."""
+    if home.log_key.exists() or not has_log(ledger):
+        return []
+    return [
+        Finding(
+            "log", "bad", f"The key of the ledger's log is not there: {home.log_key}. Events wait for their leaves.",
+            "Put it back from a backup that was made with `--keys`.",
+        )
+    ]  # fmt: skip
 
 
 def _undriven(sound: Soundness) -> Finding:

@@ -35,8 +35,9 @@ def verify_ledger(*, as_json: bool) -> int:
         files, read = verify_files(ledger)
     finally:
         ledger.close()
+    appends = "the end of a run, or upkeep, appends them" if home.log_key.exists() else f"{home.log_key} is missing"
     findings, count = [*audit.findings, *files.listed], audit.count + files.count
-    return _told(audit, findings, count, as_json, {"files": read, "waiting": audit.waiting})
+    return _told(audit, findings, count, as_json, {"files": read, "waiting": audit.waiting}, appends)
 
 
 def verify_published(folder: Path, key: str | None, witnesses: Sequence[str], *, as_json: bool) -> int:
@@ -88,7 +89,9 @@ def _remembered(folder: Path) -> Path:
     return folder.absolute().with_name(f".{folder.absolute().name}.last-checkpoint")
 
 
-def _told(audit: Audit, findings: Sequence[Finding], count: int, as_json: bool, more: dict[str, Any]) -> int:
+def _told(
+    audit: Audit, findings: Sequence[Finding], count: int, as_json: bool, more: dict[str, Any], appends: str = ""
+) -> int:
     if as_json:
         listed = [{"kind": finding.kind, "where": finding.where, "says": finding.says} for finding in findings]
         said = {"good": count == 0, "origin": audit.origin, "events": audit.size, "assurance": audit.assurance}
@@ -104,5 +107,5 @@ def _told(audit: Audit, findings: Sequence[Finding], count: int, as_json: bool, 
         some = f"Of {more['files']:,} files {wrong:,} are not what was recorded."
         print(some if wrong else f"All {more['files']:,} files of results and bundles are what was recorded.")
     if more.get("waiting"):
-        print(f"{more['waiting']:,} events wait for their leaf; the end of a run, or upkeep, appends them.")
+        print(f"{more['waiting']:,} events wait for their leaf; {appends}.")
     return 1 if count else 0

@@ -15,6 +15,7 @@ from sqlalchemy import text
 from blocks.home import Home, open_home
 from flows.drive import ledger_of
 from tasks.keep.move import move
+from tasks.publish.log.own import append_to_log
 from tests.ledger_rows import open_made
 from tests.postgres import Postgres
 from tests.postgres import postgres as postgres
@@ -27,8 +28,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.delenv("COMMONFLEET_LEDGER", raising=False)
     ledger = open_made(tmp_path / "home")
     live(ledger)
+    home = open_home(tmp_path / "home")
+    append_to_log(home, ledger)
     ledger.close()
-    return open_home(tmp_path / "home")
+    return home
 
 
 def env_of(home: Home, **more: str) -> dict[str, str]:
@@ -51,6 +54,8 @@ def test_backup_and_restore_from_the_command_line(home: Home, tmp_path: Path) ->
     new = Home(tmp_path / "new")
     put = commonfleet("restore", str(tmp_path / "backup"), env=env_of(new))
     assert put.returncode == 0, put.stderr
+    assert asked("verify", env=env_of(new))["good"]
+    assert told(new, "log")["level"] == "bad", "the log's private key was not in the backup"
     assert asked("runs", env=env_of(new)) == asked("runs", env=env_of(home))
     assert commonfleet("restore", str(tmp_path / "backup"), env=env_of(new)).returncode == 2
 

@@ -22,15 +22,19 @@ def log_signer(home: Home, ledger: Ledger) -> Signer:
 
     Raises LedgerError where there is a log and its key is gone: another key would make it a log that nobody knows.
     """
-    if not home.log_key.exists():
-        with ledger.read() as connection:
-            if log.head_of(connection) is not None:
-                raise LedgerError(
-                    f"The key of the ledger's log is not there: {home.log_key}.",
-                    kept="Events are still written, and wait for their leaves.",
-                    do="Put it back from a backup that was made with `--keys`.",
-                )
+    if not home.log_key.exists() and has_log(ledger):
+        raise LedgerError(
+            f"The key of the ledger's log is not there: {home.log_key}.",
+            kept="Events are still written, and wait for their leaves.",
+            do="Put it back from a backup that was made with `--keys`.",
+        )
     return signer_of(ledger, load_or_make_key(home.log_key))
+
+
+def has_log(ledger: Ledger) -> bool:
+    """Whether anything was appended yet."""
+    with ledger.read() as connection:
+        return log.head_of(connection) is not None
 
 
 def log_verifier(home: Home, ledger: Ledger) -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blocks.errors import LedgerError
+from blocks.errors import LedgerError, TrustError
 from blocks.home import Home, open_home
 from blocks.ledger import Ledger, log, record
 from flows.drive import ledger_of
@@ -16,8 +16,9 @@ from tasks.keep.move import move
 from tasks.keep.restore import restore
 from tasks.publish.log.findings import Audit
 from tasks.publish.log.own import append_to_log, log_verifier
+from tasks.publish.log.sequence import sequence_all, signer_of
 from tasks.publish.log.verify_events import verify_events
-from tests.ledger_rows import open_made
+from tests.ledger_rows import new_key, open_made
 from tests.postgres import Postgres
 from tests.tasks.keep.conftest import live
 from tests.tasks.publish.log.conftest import attack
@@ -83,6 +84,14 @@ def test_a_log_without_its_key_waits_for_it(home: Home, logged: Ledger) -> None:
     home.log_key.write_bytes(key)
     assert append_to_log(home, logged) == 1
     assert log_verifier(home, logged) == verifier
+
+
+def test_a_second_key_does_not_sign_a_log(home: Home, logged: Ledger) -> None:
+    before = checkpoint(logged)
+    one_more(logged)
+    with pytest.raises(TrustError, match="another key"):
+        sequence_all(logged, signer_of(logged, new_key()))
+    assert checkpoint(logged) == before
 
 
 @pytest.fixture
