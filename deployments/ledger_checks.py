@@ -62,7 +62,7 @@ def _older(home: Home) -> Finding | None:
         return None
     return Finding(
         "ledger", "note", f"The ledger has schema {revision}, and this commonfleet works with {head()}.",
-        "The next command that opens it brings it there, after a copy. `commonfleet backup` first does no harm.",
+        "The next command that opens it brings it there, after a copy of a SQLite file.",
     )  # fmt: skip
 
 

@@ -254,7 +254,7 @@ def restore(folder: Path) -> int:
 
 @app.command
 def move_ledger(*, to: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
-    """Move the ledger's records from the state folder's SQLite file to a PostgreSQL, checked table by table.
+    """Move the ledger's records from the state folder's SQLite file to a PostgreSQL, verified by the Merkle log.
 
     Parameters
     ----------
