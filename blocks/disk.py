@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from blocks.errors import LedgerError
 
@@ -29,16 +30,37 @@ def writing_below(root: Path) -> Iterator[None]:
         ) from error
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file durably, so that it is the old one or the new one whatever happens. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}")
+@contextlib.contextmanager
+def whole_file(path: Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
+    """A file to write to, that durably takes the name `path` at the end, or leaves nothing. Raises OSError.
+
+    `mode` is what it may have at most: the process's umask is taken from it.
+    """
+    new = path.with_name(f".{path.name[:200]}.{os.getpid()}")
+    new.unlink(missing_ok=True)  # of a process that had our number; its mode may be another
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
-        with new.open("wb") as file:
-            file.write(data)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(descriptor)
         new.replace(path)
-    except OSError:
+    except BaseException:
         new.unlink(missing_ok=True)
         raise
+
+
+def write_whole(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Write a file durably, so that it is the old one or the new one whatever happens. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path, mode=mode) as file:
+        file.write(data)
+
+
+def durable(path: Path) -> None:
+    """Have the disk hold what was written to a file, or the names in a folder. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

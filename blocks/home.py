@@ -1,6 +1,7 @@
 """Where state lives: one folder per installation, `COMMONFLEET_HOME` (default `~/.commonfleet`).
 
 ledger.db      records (SQLite)          store/      artifacts and signed bundles, by digest
+ledger-url     where they are instead, if moved
 results/       Parquet segments          machine/    what this machine keeps: unpacked builds, runners, spools
 workshop/      builds in the making      discovery/  which tests a build has
 reports/       a page per run            keys/       ed25519 keys and passwords, mode 0600
@@ -28,6 +29,29 @@ class Home:
     @property
     def ledger(self) -> Path:
         return self.root / "ledger.db"
+
+    @property
+    def ledger_url(self) -> Path:
+        return self.root / "ledger-url"
+
+    @property
+    def log_key(self) -> Path:
+        """What signs the checkpoints of the Merkle log."""
+        return self.keys / "log.key"
+
+    @property
+    def log_public(self) -> Path:
+        """Its public half, as text; here where a backup without keys was restored."""
+        return self.keys / "log.pub"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The last checkpoint of the ledger's log that a check has seen."""
+        return self.root / "last-checkpoint"
+
+    @property
+    def restoring(self) -> Path:
+        return self.root / ".restoring"
 
     @property
     def results(self) -> Path:
@@ -67,8 +91,8 @@ def open_home(root: Path | None = None) -> Home:
 
     Raises CommonfleetError when the folder cannot be written or belongs to a newer commonfleet.
     """
-    chosen = root or Path(os.environ.get("COMMONFLEET_HOME") or Path.home() / ".commonfleet")
-    home = Home(chosen.expanduser().absolute())
+    home = located(root)
+    check_whole(home)
     version_file = home.root / "version"
     try:
         home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -84,6 +108,22 @@ def open_home(root: Path | None = None) -> Home:
         ) from error
     check_version(version_file)
     return home
+
+
+def located(root: Path | None = None) -> Home:
+    """Where the state folder is, or would be; nothing is looked at."""
+    chosen = root or Path(os.environ.get("COMMONFLEET_HOME") or Path.home() / ".commonfleet")
+    return Home(chosen.expanduser().absolute())
+
+
+def check_whole(home: Home) -> None:
+    """Refuse a state folder into which a backup is being put. Raises CommonfleetError."""
+    if home.restoring.exists():
+        raise CommonfleetError(
+            f"A restore into {home.root} has not ended: what is there is only a part.",
+            kept="The backup is as it was.",
+            do="Run `commonfleet restore BACKUP` again.",
+        )
 
 
 def check_version(version_file: Path) -> None:

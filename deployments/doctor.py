@@ -12,7 +12,7 @@ import sysconfig
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from blocks.errors import CommonfleetError
 from blocks.home import open_home
@@ -37,15 +37,19 @@ class Finding:
         return asdict(self)
 
 
+Found = TypeVar("Found", Finding, list[Finding])
+
+
 def findings() -> list[Finding]:
-    """All checks, in the order in which they matter."""
+    """All checks."""
     checks: tuple[Callable[[], Finding], ...] = (
-        shadowed, compiler, headers, cmake, sandbox, state, disk, catalog, ledger, processors, torch_here,
+        shadowed, compiler, headers, cmake, sandbox, state, disk, catalog, processors, torch_here,
     )  # fmt: skip
-    return [guarded(check) for check in checks]
+    of_ledger = guarded(ledger)
+    return [*map(guarded, checks), *(of_ledger if isinstance(of_ledger, list) else [of_ledger])]
 
 
-def guarded(check: Callable[[], Finding]) -> Finding:
+def guarded(check: Callable[[], Found]) -> Found | Finding:
     """What the check finds. One that cannot be made is a finding itself, and the others are made all the same."""
     try:
         return check()
@@ -151,23 +155,11 @@ def catalog() -> Finding:
     return Finding("catalog", "good", f"The catalog in {read.root} is in order.")
 
 
-def ledger() -> Finding:
-    """The ledger opens, and no run waits for a driver."""
-    from flows.drive import ledger_of
-    from tasks.collect.driver import left_runs, stalled_runs
+def ledger() -> list[Finding]:
+    """What the ledger's own checks find."""
+    from deployments.ledger_checks import ledger_findings
 
-    try:
-        opened = ledger_of(open_home())
-        waiting = [*stalled_runs(opened), *left_runs(opened)]
-        opened.close()
-    except CommonfleetError as error:
-        return Finding("ledger", "bad", error.what, error.do)
-    if waiting:
-        return Finding(
-            "ledger", "note", f"These runs are open and nobody drives them: {', '.join(waiting)}.",
-            f"`commonfleet resume {waiting[0]}` finishes one, `commonfleet cancel {waiting[0]}` ends it.",
-        )  # fmt: skip
-    return Finding("ledger", "good", "The ledger opens, and no run waits for a driver.")
+    return ledger_findings()
 
 
 def processors() -> Finding:

@@ -12,11 +12,11 @@ from blocks.errors import TrustError
 from blocks.home import Home
 from blocks.ledger import Ledger
 from flows.conclude import Conclusion, report_file
-from flows.tidy import append_to_log
 from tasks.collect.driver import Seat, close_run, fence
 from tasks.collect.leases import end_unfinished
 from tasks.collect.segments import cut_segments
 from tasks.judge.judge import judge_run
+from tasks.publish.log.own import append_to_log
 from tasks.publish.report import write_report
 from tasks.publish.summary import run_summary
 

@@ -20,6 +20,7 @@ from sqlalchemy import select
 from blocks.errors import CommonfleetError, NothingToTake, StaleDriver
 from blocks.home import Home
 from blocks.ledger import Ledger, open_ledger
+from blocks.ledger.place import ledger_url
 from blocks.ledger.schema import leases, runs
 from blocks.signing import Key, load_or_make_key
 from blocks.store import Store
@@ -90,7 +91,7 @@ class Driven:
 
 def ledger_of(home: Home) -> Ledger:
     """The ledger of an installation."""
-    return open_ledger(f"sqlite:///{home.ledger}", home.results, Store(home.store))
+    return open_ledger(ledger_url(home), home.results, Store(home.store))
 
 
 async def drive(

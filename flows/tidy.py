@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from blocks.home import Home
-from blocks.ledger import Ledger
-from blocks.signing import load_or_make_key
 from flows.drive import ledger_of
 from tasks.collect.segments import sweep_orphans
-from tasks.publish.log.sequence import Signer, sequence_all, signer_of
-
-LOG_KEY = "log.key"
+from tasks.publish.log.own import append_to_log
 
 
 def tidy(home: Home) -> int:
@@ -31,13 +27,3 @@ def bring_log_up_to_date(home: Home) -> int:
         return append_to_log(home, ledger)
     finally:
         ledger.close()
-
-
-def append_to_log(home: Home, ledger: Ledger) -> int:
-    """Give the events that have none their leaf in the Merkle log, and sign a checkpoint; returns how many."""
-    return sequence_all(ledger, log_signer(home, ledger))
-
-
-def log_signer(home: Home, ledger: Ledger) -> Signer:
-    """Who signs this installation's checkpoints. The text of its `verifier` is the key that auditors need."""
-    return signer_of(ledger, load_or_make_key(home.keys / LOG_KEY))

@@ -14,6 +14,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+import time
 import uuid
 from pathlib import Path
 
@@ -41,6 +42,19 @@ class Postgres:
         with psycopg.connect(address, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name} STRATEGY file_copy".encode())
         return self.url(name)
+
+    def restart(self, *, down_seconds: float = 0.0, mode: str = "fast") -> None:
+        """Stop the server, which ends every connection, and start it again (`immediate`: as after a crash)."""
+        self._ctl("-m", mode, "-w", "stop")
+        time.sleep(down_seconds)
+        self.run()
+
+    def run(self) -> None:
+        """Start the server; waits until it answers."""
+        settings = (
+            f"-c listen_addresses='' -c unix_socket_directories='{self._folder}' -c fsync=off -c max_connections=50"
+        )
+        self._ctl("-o", settings, "-l", str(self._folder / "log"), "-w", "-t", "30", "start")
 
     def stop(self) -> None:
         """End the server and remove its folder."""
@@ -76,13 +90,12 @@ def start() -> Postgres:
                 os.chown(path, identity["user"], identity["group"])
         binaries = package / "pginstall" / "bin"
         server = Postgres(folder, binaries, password, identity)
-        settings = f"-c listen_addresses='' -c unix_socket_directories='{folder}' -c fsync=off -c max_connections=50"
         _run(
             [str(binaries / "initdb"), "-D", str(folder / "data"), "-U", "postgres", "--no-sync",
              "-A", "scram-sha-256", "--pwfile", str(folder / "password"), "-E", "UTF8", "--no-locale"],
             identity,
         )  # fmt: skip
-        server._ctl("-o", settings, "-l", str(folder / "log"), "-w", "-t", "30", "start")
+        server.run()
     except (OSError, KeyError, subprocess.SubprocessError) as error:
         log = (folder / "log").read_text()[-500:] if (folder / "log").exists() else ""
         shutil.rmtree(folder, ignore_errors=True)

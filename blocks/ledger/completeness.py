@@ -14,11 +14,12 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, case, exists, fu
 
 from blocks.ledger.query import Reader
 from blocks.ledger.results import spellings
-from blocks.ledger.schema import plan_units, runs, settlements, units
+from blocks.ledger.schema import plan_units, plans, runs, settlements, units
 
 NEEDS = "results"
 """The view that `missing_tests` reads, for `open_query`."""
 
+_AT_ONCE = 500  # units looked up by one statement
 NAMED = 100
 """How many missing tests are named; the rest is only counted."""
 
@@ -49,13 +50,51 @@ class MissingTest:
 
 def unit_counts(connection: Connection, wanted: list[str]) -> list[UnitCount]:
     """The units of these runs, by suite, environment, terminal state and reason, as the latest settlement has it."""
-    # Nearly all units of a run simply ran. The others are looked at one by one, those are what is left: counting
-    # 100,000 units this way takes a third of the time of joining every unit with its settlement.
-    if _settled_units(connection, wanted) != _terminal_units(connection, wanted):
+    # Nearly all units of a run simply ran. The others are looked at one by one, those are what is left of what the
+    # plan says it holds: a run of 100,000 units that has come to its end is summed up without reading its units.
+    planned = _planned(connection, wanted)
+    settled = _settled_units(connection, wanted)
+    closed = [run for run in wanted if run in planned and settled[run] == sum(planned[run].values())]
+    going_on = [run for run in wanted if run not in closed]
+    found = _taken_off(planned, _count_others(connection, closed)) if closed else []
+    return found + (_count_open(connection, going_on, settled) if going_on else [])
+
+
+Key = tuple[str, str, str]
+"""Run, suite, environment."""
+
+
+def _planned(connection: Connection, wanted: list[str]) -> dict[str, dict[Key, int]]:
+    """The units that the plans of these runs say they hold, where they say it. (Each expects results.)"""
+    query = select(runs.c.id, plans.c.document).join(plans, plans.c.id == runs.c.plan).where(runs.c.id.in_(wanted))
+    found: dict[str, dict[Key, int]] = {}
+    for run, document in connection.execute(query):
+        said = json.loads(document).get("planned")
+        if said is not None:
+            found[run] = {(run, entry["suite"], entry["environment"]): entry["units"] for entry in said}
+    return found
+
+
+def _taken_off(planned: dict[str, dict[Key, int]], others: list[UnitCount]) -> list[UnitCount]:
+    """The units of closed runs: `others`, and those that simply ran, which are the rest."""
+    rest: Counter[Key] = Counter()
+    expecting: Counter[Key] = Counter()
+    for run in planned.values():
+        rest.update(run)
+        expecting.update(run)
+    for count in others:
+        rest[count.run, count.suite, count.environment] -= count.units
+        expecting[count.run, count.suite, count.environment] -= count.expecting
+    return others + [UnitCount(*key, "ran", "", number, expecting[key]) for key, number in rest.items() if number > 0]
+
+
+def _count_open(connection: Connection, wanted: list[str], settled: Counter[str]) -> list[UnitCount]:
+    """The same of runs that go on, or whose plan does not say how much it holds."""
+    if sum(settled[run] for run in wanted) != _terminal_units(connection, wanted):
         return _count_each(connection, wanted)
     others = _count_others(connection, wanted)
-    known: Counter[tuple[str, str, str]] = Counter()
-    known_expecting: Counter[tuple[str, str, str]] = Counter()
+    known: Counter[Key] = Counter()
+    known_expecting: Counter[Key] = Counter()
     for count in others:
         known[count.run, count.suite, count.environment] += count.units
         known_expecting[count.run, count.suite, count.environment] += count.expecting
@@ -113,9 +152,10 @@ def _count_each(connection: Connection, wanted: list[str]) -> list[UnitCount]:
     return [UnitCount(*row) for row in connection.execute(query)]
 
 
-def _settled_units(connection: Connection, wanted: list[str]) -> int:
+def _settled_units(connection: Connection, wanted: list[str]) -> Counter[str]:
     first = and_(settlements.c.run.in_(wanted), settlements.c.ordinal == 1)
-    return connection.scalar(select(func.count()).where(first)) or 0
+    query = select(settlements.c.run, func.count()).where(first).group_by(settlements.c.run)
+    return Counter({row[0]: row[1] for row in connection.execute(query)})
 
 
 def _terminal_units(connection: Connection, wanted: list[str]) -> int:
@@ -134,50 +174,69 @@ def missing_tests(
     `reader` must see `NEEDS`; `counts` are the run's `unit_counts`. Tests of units that did not run are accounted
     for by their unit's reason. A unit's tests are compared by number: admission takes results of planned tests only.
     """
-    short = dict(reader.rows(_SHORT, {"run": run}))
+    short, seen = _compared(reader, run)
     ran_expecting = sum(count.expecting for count in counts if count.terminal == "ran")
-    if not short and _seen_among_ran(connection, reader, run, counts) == ran_expecting:
-        return 0, []
-    ran = _ran(connection, run)
-    seen = {unit for (unit,) in reader.rows("SELECT DISTINCT unit FROM results WHERE run = $run", {"run": run})}
-    wanting = sorted(unit for unit in ran if ran[unit] and (unit in short or unit not in seen))
-    number = sum(ran[unit] - short.get(unit, 0) for unit in wanting)
+    if _seen_among_ran(connection, reader, run, counts, seen) == ran_expecting:
+        if not short:
+            return 0, []
+        ran = _ran(connection, run, list(short))
+    else:
+        ran = _ran(connection, run)
+        with_results = "SELECT DISTINCT unit FROM results WHERE run = $run"
+        some = {unit for (unit,) in reader.rows(with_results, {"run": run})}
+        short = {unit: short.get(unit, 0) for unit in ran if unit in short or unit not in some}
+    wanting = sorted(unit for unit in short if ran.get(unit))
+    number = sum(ran[unit] - short[unit] for unit in wanting)
     return number, _named(connection, reader, run, wanting[:NAMED])[:NAMED]
 
 
-_SHORT = """SELECT unit, count(*) FILTER (final) FROM result_rows WHERE run = $run AND counted
-    GROUP BY unit HAVING count(*) FILTER (final) < any_value(planned)"""
-_SEEN = "SELECT count(DISTINCT unit) FROM result_rows WHERE run = $run AND counted AND planned > 0"
+_COMPARED = """WITH seen AS (
+        SELECT unit, count(*) FILTER (final) AS tests, max(planned) AS planned
+        FROM result_rows WHERE run = $run AND counted GROUP BY unit)
+    SELECT count(*) FILTER (planned > 0), list(unit) FILTER (tests < planned), list(tests) FILTER (tests < planned)
+    FROM seen"""
+_AMONG = """SELECT count(DISTINCT unit) FROM result_rows
+    WHERE run = $run AND counted AND planned > 0 AND unit IN (SELECT unnest($units))"""
 
 
-def _seen_among_ran(connection: Connection, reader: Reader, run: str, counts: Sequence[UnitCount]) -> int:
-    """How many units that ran, and of which results are expected, have any."""
-    ((seen,),) = reader.rows(_SEEN, {"run": run})
+def _compared(reader: Reader, run: str) -> tuple[dict[str, int], int]:
+    """The units with fewer tests seen than planned, with that number, and how many units have any result."""
+    ((seen, names, tests),) = reader.rows(_COMPARED, {"run": run})
+    return dict(zip(names or (), tests or (), strict=True)), seen
+
+
+def _seen_among_ran(connection: Connection, reader: Reader, run: str, counts: Sequence[UnitCount], seen: int) -> int:
+    """How many of the `seen` units ran."""
     if all(count.terminal == "ran" for count in counts if count.expecting):
-        return int(seen)
-    others = _not_ran(connection, run)
-    ((elsewhere,),) = reader.rows(f"{_SEEN} AND unit IN (SELECT unnest($others))", {"run": run, "others": others})
-    return int(seen - elsewhere)
+        return seen
+    others = _not_ran(connection, run, going_on=any(count.terminal is None for count in counts))
+    ((elsewhere,),) = reader.rows(_AMONG, {"run": run, "units": others})
+    return seen - int(elsewhere)
 
 
-def _ran(connection: Connection, run: str) -> dict[str, int]:
-    """The units whose terminal state is `ran`, with the results expected of each."""
+def _ran(connection: Connection, run: str, among: list[str] | None = None) -> dict[str, int]:
+    """The units (`among` these) whose terminal state is `ran`, with the results expected of each."""
     query = (
         select(units.c.unit, units.c.tests)
         .join(settlements, _OF_UNIT)
-        .where(units.c.run == run, settlements.c.terminal == "ran", _latest())
+        .where(units.c.run == run, settlements.c.run == run, settlements.c.terminal == "ran", _latest())
     )
-    return {row.unit: row.tests for row in connection.execute(query)}
+    if among is None:
+        return {row.unit: row.tests for row in connection.execute(query)}
+    found: dict[str, int] = {}
+    for start in range(0, len(among), _AT_ONCE):
+        some = query.where(units.c.unit.in_(among[start : start + _AT_ONCE]))
+        found.update({row.unit: row.tests for row in connection.execute(some)})
+    return found
 
 
-def _not_ran(connection: Connection, run: str) -> list[str]:
-    """The units that are open, or whose terminal state is another than `ran`."""
-    settled = (
-        select(settlements.c.unit)
-        .where(settlements.c.run == run, settlements.c.terminal != "ran", _latest())
-        .union_all(select(units.c.unit).where(units.c.run == run, units.c.state != "terminal"))
-    )
-    return list(connection.scalars(settled))
+def _not_ran(connection: Connection, run: str, *, going_on: bool) -> list[str]:
+    """The units whose terminal state is another than `ran`, and while the run is `going_on` those that are open."""
+    ended = select(settlements.c.unit).where(settlements.c.run == run, settlements.c.terminal != "ran", _latest())
+    found = list(connection.scalars(ended))
+    if going_on:
+        found += connection.scalars(select(units.c.unit).where(units.c.run == run, units.c.state != "terminal"))
+    return found
 
 
 def _named(connection: Connection, reader: Reader, run: str, wanted: list[str]) -> list[MissingTest]:
@@ -188,7 +247,7 @@ def _named(connection: Connection, reader: Reader, run: str, wanted: list[str]) 
         .order_by(plan_units.c.suite, plan_units.c.environment, plan_units.c.name)
     )
     seen: dict[str, set[str]] = {unit: set() for unit in wanted}
-    results = "SELECT unit, file, cls, name FROM results WHERE run = $run AND list_contains($units, unit)"
+    results = "SELECT unit, file, cls, name FROM results WHERE run = $run AND unit IN (SELECT unnest($units))"
     for unit, file, cls, name in reader.rows(results, {"run": run, "units": wanted}):
         seen[unit] |= spellings(file, cls, name)
     missing = []

@@ -15,16 +15,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, exc, insert, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, exc
 
 from blocks.errors import LedgerError
-from blocks.ledger import log_schema  # noqa: F401 - its tables are made with the others
+from blocks.ledger.answering import connected
 from blocks.ledger.prepared import run_text
-from blocks.ledger.schema import IMMUTABLE, SCHEMA_VERSION, meta, metadata
+from blocks.ledger.revisions import make_ready
 from blocks.store import Store
 
 BUSY_SECONDS = 60
+CONNECT_SECONDS = 10  # for one try to reach a PostgreSQL
 CHECKPOINT_WRITES = 16
 _WRITES = itertools.count(1)  # of this process
 
@@ -38,25 +40,39 @@ class Ledger:
     store: Store
 
     @contextlib.contextmanager
-    def write(self) -> Iterator[Connection]:
-        """A transaction that may change things; commits at the end, rolls back on any exception."""
-        with _explained(), self._turn(), self.engine.connect() as connection:
+    def write(self, *, schema: bool = False) -> Iterator[Connection]:
+        """A transaction that may change things; commits at the end, rolls back on any exception.
+
+        With `schema` it may also make tables anew that others refer to, which SQLite does only while nothing checks
+        the references; they are checked once at the end.
+        """
+        with explained(), self._turn(), connected(self.engine) as connection:
+            sqlite = self.engine.dialect.name == "sqlite"
+            if sqlite and schema:
+                connection.connection.cursor().execute("PRAGMA foreign_keys = OFF")
             connection.begin()  # said outright: a statement of `prepared` goes past SQLAlchemy and begins nothing
-            if self.engine.dialect.name == "sqlite":
+            if sqlite:
                 run_text(connection, "BEGIN IMMEDIATE")
             try:
                 yield connection
+                if sqlite and schema and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
+                    raise LedgerError(
+                        "The new schema would lose rows that others refer to.", kept="Nothing was changed."
+                    )
                 connection.commit()
             except BaseException:
                 connection.rollback()
                 raise
-        if self.engine.dialect.name == "sqlite" and next(_WRITES) % CHECKPOINT_WRITES == 0:
+            finally:
+                if sqlite and schema:
+                    connection.connection.cursor().execute("PRAGMA foreign_keys = ON")
+        if sqlite and next(_WRITES) % CHECKPOINT_WRITES == 0:
             self._checkpoint()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
         """A consistent look; nothing is changed."""
-        with _explained(), self.engine.connect() as connection:
+        with explained(), connected(self.engine) as connection:
             if self.engine.dialect.name == "sqlite":
                 connection.begin()
                 run_text(connection, "BEGIN")
@@ -108,58 +124,45 @@ class Ledger:
 
 
 def open_ledger(url: str, results: Path, store: Store) -> Ledger:
-    """Open (and where needed make) the ledger at `url`, such as `sqlite:////path/ledger.db`.
+    """Open (and where needed make, or bring to our schema) the ledger at `url`, such as `sqlite:////path/ledger.db`.
 
-    Raises LedgerError when it cannot be opened or has another schema.
+    Raises LedgerError when it cannot be opened, has a newer schema, or was moved elsewhere.
     """
-    engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _tune_sqlite)
-    ledger = Ledger(engine, results, store)
-    with _explained():
-        _make_schema(ledger)
+    ledger = Ledger(engine_of(url), results, store)
+    try:
+        with explained():
+            make_ready(ledger)
+    except BaseException:
+        ledger.close()
+        raise
     return ledger
 
 
-def _make_schema(ledger: Ledger) -> None:
-    with ledger.write() as connection:
-        if ledger.engine.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(7310579)"))  # one maker at a time
-        if not ledger.engine.dialect.has_table(connection, "meta"):
-            metadata.create_all(connection)
-            for statement in _refusals(ledger.engine.dialect.name):
-                connection.execute(text(statement))
-            connection.execute(insert(meta).values(key="schema", value=str(SCHEMA_VERSION)))
-            return
-        version = int(connection.scalar(select(meta.c.value).where(meta.c.key == "schema")) or 0)
-    if version != SCHEMA_VERSION:
-        newer = version > SCHEMA_VERSION
+def engine_of(url: str, *, read_only: bool = False) -> Engine:
+    """SQLAlchemy's engine for the URL, with nothing opened yet; with `read_only` the database itself holds to that.
+
+    Raises LedgerError where its driver is missing.
+    """
+    if url.startswith("sqlite"):
+        if read_only:
+            path = url.removeprefix("sqlite:///").replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+            url = f"sqlite:///file:{path}?mode=ro&uri=true"
+        engine = create_engine(url)
+        event.listen(engine, "connect", _read_only_sqlite if read_only else _tune_sqlite)
+        return engine
+    how: dict[str, Any] = {"application_name": "commonfleet"}
+    if "connect_timeout" not in url:
+        how["connect_timeout"] = CONNECT_SECONDS
+    if read_only:
+        how["options"] = "-c default_transaction_read_only=on"
+    try:
+        return create_engine(url, pool_pre_ping=True, connect_args=how)
+    except ModuleNotFoundError as error:
         raise LedgerError(
-            f"The ledger has schema {version}; this commonfleet knows schema {SCHEMA_VERSION}.",
+            f"The ledger is a PostgreSQL, and the package {error.name} that speaks to it is not installed.",
             kept="Nothing was changed.",
-            do=f"Install the {'newer' if newer else 'older'} commonfleet, or point COMMONFLEET_HOME at another folder.",
-        )
-
-
-def _refusals(dialect: str) -> Iterator[str]:
-    """Triggers that refuse to change a fact."""
-    if dialect == "sqlite":
-        for table in IMMUTABLE:
-            for verb in ("UPDATE", "DELETE"):
-                yield (
-                    f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
-                    f"BEGIN SELECT RAISE(ABORT, '{table} are facts: insert, never change'); END"
-                )
-        return
-    yield (
-        "CREATE FUNCTION commonfleet_refuse() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN RAISE EXCEPTION '% are facts: insert, never change', TG_TABLE_NAME; END $$"
-    )
-    for table in IMMUTABLE:
-        yield (
-            f"CREATE TRIGGER {table}_immutable BEFORE UPDATE OR DELETE ON {table} "
-            "FOR EACH ROW EXECUTE FUNCTION commonfleet_refuse()"
-        )
+            do="pip install 'commonfleet[postgres]'",
+        ) from error
 
 
 def _locked(descriptor: int) -> bool:
@@ -186,8 +189,16 @@ def _tune_sqlite(connection: object, _: object) -> None:
     cursor.close()
 
 
+def _read_only_sqlite(connection: object, _: object) -> None:
+    connection.isolation_level = None  # type: ignore[attr-defined]
+    cursor = connection.cursor()  # type: ignore[attr-defined]
+    cursor.execute("PRAGMA query_only = ON")
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    cursor.close()
+
+
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """Database errors that a person can act on, said in words."""
     try:
         yield
@@ -205,11 +216,21 @@ def _explained() -> Iterator[None]:
                 kept="Nothing was changed.",
                 do="Look for a process that holds it (`commonfleet doctor`), then try again.",
             ) from error
-        raise LedgerError(f"The ledger cannot be used: {cause}.", do="See `commonfleet doctor`.") from error
+        raise LedgerError(
+            f"The ledger cannot be used: {cause.strip()}.",
+            kept="What was recorded before is safe where it is.",
+            do="See `commonfleet doctor`.",
+        ) from error
     except exc.DatabaseError as error:
         if "malformed" in str(error.orig) or "not a database" in str(error.orig):
             raise LedgerError(
                 f"The ledger's file is damaged: {error.orig}.",
                 do="Restore it from a backup; the raw bundles in the store can be admitted again.",
+            ) from error
+        if getattr(error.orig, "sqlstate", None) in ("42501", "25006"):  # insufficient privilege; read-only
+            raise LedgerError(
+                f"The database does not let us keep a ledger there: {str(error.orig).strip().splitlines()[0]}.",
+                kept="Nothing was changed.",
+                do="Name a database whose owner is the user in the URL.",
             ) from error
         raise

@@ -8,7 +8,6 @@ on by compare-and-set in the same transaction. Triggers refuse whatever is not g
 from __future__ import annotations
 
 from sqlalchemy import (
-    DDL,
     BigInteger,
     CheckConstraint,
     Column,
@@ -18,7 +17,6 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    event,
 )
 
 from blocks.ledger.schema import metadata
@@ -83,36 +81,9 @@ _GROWS = (
     "NEW.level = OLD.level AND NEW.number = OLD.number AND length(NEW.hashes) > length(OLD.hashes) "
     "AND substr(NEW.hashes, 1, length(OLD.hashes)) = OLD.hashes"
 )
-_ALLOWED = {
-    **dict.fromkeys(FACTS, "1 = 0"),
-    log_tiles: _GROWS,
-    log_head: "NEW.size > OLD.size AND NEW.origin = OLD.origin AND NEW.floor >= OLD.floor",
+ALLOWED = {
+    **dict.fromkeys((table.name for table in FACTS), "1 = 0"),
+    log_tiles.name: _GROWS,
+    log_head.name: "NEW.size > OLD.size AND NEW.origin = OLD.origin AND NEW.floor >= OLD.floor",
 }
-
-
-def _refuse_all_but_growth(table: Table, allowed: str) -> None:
-    """Triggers that let an UPDATE through where `allowed` holds, and no DELETE. They are made with the table."""
-    name, says = table.name, f"{table.name} only grows"
-    for verb, condition in (("UPDATE", f"NOT ({allowed})"), ("DELETE", "1 = 1")):
-        event.listen(
-            table,
-            "after_create",
-            DDL(  # type: ignore[no-untyped-call]
-                f"CREATE TRIGGER {name}_no_{verb.lower()} BEFORE {verb} ON {name} WHEN {condition} "
-                f"BEGIN SELECT RAISE(ABORT, '{says}'); END"
-            ).execute_if(dialect="sqlite"),
-        )
-        event.listen(
-            table,
-            "after_create",
-            DDL(  # type: ignore[no-untyped-call]
-                f"CREATE FUNCTION {name}_no_{verb.lower()}() RETURNS trigger LANGUAGE plpgsql AS "
-                f"$$ BEGIN RAISE EXCEPTION '{says}'; END $$; "
-                f"CREATE TRIGGER {name}_no_{verb.lower()} BEFORE {verb} ON {name} "
-                f"FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION {name}_no_{verb.lower()}()"
-            ).execute_if(dialect="postgresql"),
-        )
-
-
-for _table, _growth in _ALLOWED.items():
-    _refuse_all_but_growth(_table, _growth)
+"""Which changes the triggers of each table let through (see `refusals.let_only_grow`)."""

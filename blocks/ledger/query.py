@@ -26,17 +26,19 @@ import pyarrow as pa
 from sqlalchemy import Boolean, Connection, Double, Integer, Table, select
 
 from blocks.errors import LedgerError, TrustError
+from blocks.ledger import dark
 from blocks.ledger.bundles import origins, uncut
 from blocks.ledger.database import Ledger
 from blocks.ledger.rows import Origin, Rows, read_part
 from blocks.ledger.schema import runs as runs_table
 from blocks.ledger.schema import segments
 from blocks.ledger.tables import METRIC_SCHEMA, RESULT_SCHEMA, metric_table, result_table
-from blocks.ledger.views import ROW_SOURCES, SOURCES, VIEWS, View, named_in, sources_of
+from blocks.ledger.views import DARK_RUNS, DARK_SOURCE, ROW_SOURCES, SOURCES, VIEWS, View, named_in, sources_of
 
 _log = logging.getLogger("commonfleet.ledger")
 
 _FETCH = 20_000  # records copied at once
+_PORTION = 10_000  # rows of an answer held at once, where it is streamed
 _FRESH = 50_000  # rows of uncut bundles made into Arrow at once
 _SCHEMAS = {"result_rows": RESULT_SCHEMA, "metric_rows": METRIC_SCHEMA}
 
@@ -59,6 +61,28 @@ class Reader:
         names = _distinct([column[0] for column in cursor.description or ()])
         with _explained():
             return [dict(zip(names, map(json_value, row), strict=True)) for row in cursor.fetchall()]
+
+    def stream(self, sql: str) -> tuple[list[str], Iterator[list[dict[str, Any]]]]:
+        """The columns of a SELECT, and its rows in portions as `dicts` has them, never all at once.
+
+        Raises LedgerError, at the call or while the portions are taken.
+        """
+        cursor = self._run(sql, None)
+        names = _distinct([column[0] for column in cursor.description or ()])
+        return names, _portions(cursor, names)
+
+    def batches(self, sql: str) -> pa.RecordBatchReader:
+        """The rows of a SELECT as Arrow batches, never all at once, under column names without repeats.
+
+        Raises LedgerError, at the call or while the batches are taken.
+        """
+        _only_select(self._connection, sql)
+        with _explained():
+            found = self._connection.sql(sql).to_arrow_reader(_PORTION)
+        schema = pa.schema(
+            [field.with_name(name) for field, name in zip(found.schema, _distinct(found.schema.names), strict=True)]
+        )
+        return pa.RecordBatchReader.from_batches(schema, _batches(found, schema.names))
 
     def arrow(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
         """The rows of a SELECT as an Arrow table. Raises LedgerError."""
@@ -98,6 +122,8 @@ def open_query(ledger: Ledger, sql: str | None = None, *, runs: Sequence[str] | 
             waiting = list(origins(records, uncut(records, runs))) if files else []
             for name in sorted(sources & set(SOURCES)):
                 connection.register(name, _copied(records, SOURCES[name], runs))
+        if DARK_SOURCE in sources:
+            connection.register(DARK_SOURCE, dark.dark_table(ledger, runs, newest=DARK_RUNS))
         fresh = _fresh(ledger, waiting, troubles)
         paths = [str(ledger.results / path) for name in files for path in files[name]]
         for name in sorted(sources & set(ROW_SOURCES)):
@@ -118,9 +144,16 @@ def run_query(ledger: Ledger, sql: str) -> list[dict[str, Any]]:
 
     Raises LedgerError with DuckDB's own first line, and the views with their columns.
     """
+    with asked(ledger, sql) as reader:
+        return reader.dicts(sql)
+
+
+@contextlib.contextmanager
+def asked(ledger: Ledger, sql: str) -> Iterator[Reader]:
+    """A reader for one query of a person's; its LedgerErrors name the views and their columns."""
     try:
         with open_query(ledger, sql) as reader:
-            return reader.dicts(sql)
+            yield reader
     except LedgerError as error:
         raise LedgerError(error.what, kept=error.kept, do=f"{error.do}\n{catalogue()}".strip()) from error
 
@@ -138,6 +171,7 @@ def view_columns() -> dict[str, list[str]]:
             connection.register(name, _shape(table).empty_table())
         for name, schema in _SCHEMAS.items():
             connection.register(name, schema.empty_table())
+        connection.register(DARK_SOURCE, dark.SCHEMA.empty_table())
         _make_views(connection, list(VIEWS.values()))
         return {
             name: [column[0] for column in connection.execute(f"SELECT * FROM {name}").description or ()]
@@ -226,6 +260,26 @@ def _arrow_type(kind: object) -> pa.DataType:
     return pa.string()
 
 
+def _portions(cursor: duckdb.DuckDBPyConnection, names: list[str]) -> Iterator[list[dict[str, Any]]]:
+    while True:
+        with _explained():
+            rows = cursor.fetchmany(_PORTION)
+        if not rows:
+            return
+        yield [dict(zip(names, map(json_value, row), strict=True)) for row in rows]
+
+
+def _batches(found: pa.RecordBatchReader, names: list[str]) -> Iterator[pa.RecordBatch]:
+    while True:
+        try:
+            batch = found.read_next_batch()
+        except StopIteration:
+            return
+        except (OSError, pa.ArrowException) as error:  # as which Arrow passes on what DuckDB says halfway
+            raise _unanswered(error) from error
+        yield batch.rename_columns(names)
+
+
 def _lock(connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
     listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
     connection.execute(f"SET allowed_paths = [{listed}]")
@@ -245,7 +299,11 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        raise LedgerError(f"The query cannot be answered: {str(error).strip().splitlines()[0]}") from error
+        raise _unanswered(error) from error
+
+
+def _unanswered(error: Exception) -> LedgerError:
+    return LedgerError(f"The query cannot be answered: {str(error).strip().splitlines()[0]}")
 
 
 # -- values --------------------------------------------------------------------------------------------------------

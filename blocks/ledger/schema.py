@@ -30,8 +30,8 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from blocks.machine import STATES
 
-SCHEMA_VERSION = 2
 metadata = MetaData()
+"""What the code expects. A change here needs a new file in `migrations/versions` (see `migrations/__init__.py`)."""
 
 
 class now(FunctionElement[float]):
@@ -300,5 +300,5 @@ events = Table(
 )
 
 # The facts cannot be edited even by somebody who forgets that they are facts. (SQLite and PostgreSQL spell the
-# same refusal differently; `database.py` applies the right one.)
+# same refusal differently; `refusals.py` has both.)
 IMMUTABLE = ("attempts", "settlements", "events", "plan_units", "lease_units", "verdicts")

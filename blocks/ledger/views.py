@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Table
 
-from blocks.ledger import schema
+from blocks.ledger import accounts, schema
 
 SOURCES: dict[str, Table] = {
     "records_runs": schema.runs,
@@ -21,6 +21,7 @@ SOURCES: dict[str, Table] = {
     "records_settlements": schema.settlements,
     "records_attempts": schema.attempts,
     "records_machines": schema.machines,
+    "records_submissions": schema.submissions,
     "records_leases": schema.leases,
     "records_lease_units": schema.lease_units,
     "records_bundles": schema.bundles,
@@ -31,6 +32,9 @@ SOURCES: dict[str, Table] = {
 }
 ROW_SOURCES = ("result_rows", "metric_rows")
 """Sources made of segments and uncut bundles."""
+DARK_SOURCE = "dark_rows"
+"""The source that `dark.py` works out, for the newest runs."""
+DARK_RUNS = 20
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,26 @@ _VIEWS = (
         ) n ON n.lease = l.id""",
     ),
     View(
+        "completeness",
+        "one row per run, environment and suite: `planned` = `ran` + `skipped` + `not_run` + `lost` (+ `open`)",
+        accounts.COMPLETENESS,
+    ),
+    View(
+        "dark",
+        f"one row per test that ran in the runs before and has no result in this one; of the newest {DARK_RUNS} runs",
+        "SELECT run, environment, suite, test, test_id, why, reason, last_run, runs FROM dark_rows",
+    ),
+    View(
+        "dark_anywhere",
+        f"one row per test that ran nowhere in the last {accounts.DARK_DAYS} days",
+        accounts.DARK_ANYWHERE,
+    ),
+    View(
+        "costs",
+        "what each run had of each machine; `usd` is empty where no price is on record",
+        accounts.COSTS,
+    ),
+    View(
         "events",
         "every change that matters outside, in order",
         'SELECT seq, kind, run, to_timestamp("at") AS recorded, body, id FROM records_events',
@@ -181,5 +205,5 @@ def named_in(sql: str) -> list[View]:
 
 def sources_of(views: list[View]) -> set[str]:
     """The sources that these views read."""
-    known = {*SOURCES, *ROW_SOURCES}
+    known = {*SOURCES, *ROW_SOURCES, DARK_SOURCE}
     return {word for view in views for word in _WORD.findall(view.select) if word in known}

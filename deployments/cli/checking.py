@@ -11,34 +11,33 @@ from typing import Any
 from blocks.errors import CommonfleetError
 from blocks.home import open_home
 from flows.drive import ledger_of
-from flows.tidy import LOG_KEY, append_to_log, log_signer
 from tasks.publish.log.export import export_log
 from tasks.publish.log.findings import Audit, Finding
+from tasks.publish.log.own import append_to_log, log_signer, log_verifier
 from tasks.publish.log.verify_events import verify_events
 from tasks.publish.log.verify_files import verify_files
 from tasks.publish.log.verify_log import verify_log
-
-LAST_SEEN = "last-checkpoint"
-"""In the state folder: the last checkpoint of this ledger that a check has seen."""
 
 
 def verify_ledger(*, as_json: bool) -> int:
     """`commonfleet verify`: this installation's events against its log, and its files against the records."""
     home = open_home()
-    if not (home.keys / LOG_KEY).exists():
-        raise CommonfleetError(
-            "There is no log to check against: nothing has been appended to one here, or its key is gone.",
-            kept="Nothing was changed.",
-            do=f"Run something first; where there was a log, restore {home.keys / LOG_KEY} from a backup.",
-        )
     ledger = ledger_of(home)
     try:
-        audit = verify_events(ledger, str(log_signer(home, ledger).verifier), remembered=home.root / LAST_SEEN)
+        key = log_verifier(home, ledger)
+        if key is None:
+            raise CommonfleetError(
+                "There is no log to check against: nothing has been appended to one here, or its key is gone.",
+                kept="Nothing was changed.",
+                do=f"Run something first; where there was a log, restore {home.log_key} from a backup.",
+            )
+        audit = verify_events(ledger, key, remembered=home.last_checkpoint)
         files, read = verify_files(ledger)
     finally:
         ledger.close()
+    appends = "the end of a run, or upkeep, appends them" if home.log_key.exists() else f"{home.log_key} is missing"
     findings, count = [*audit.findings, *files.listed], audit.count + files.count
-    return _told(audit, findings, count, as_json, {"files": read, "waiting": audit.waiting})
+    return _told(audit, findings, count, as_json, {"files": read, "waiting": audit.waiting}, appends)
 
 
 def verify_published(folder: Path, key: str | None, witnesses: Sequence[str], *, as_json: bool) -> int:
@@ -87,10 +86,12 @@ def _writing(folder: Path) -> Iterator[None]:
 
 def _remembered(folder: Path) -> Path:
     """Beside the folder, not in it: whoever publishes the log must not write what we remember of it."""
-    return folder.absolute().with_name(f".{folder.absolute().name}.{LAST_SEEN}")
+    return folder.absolute().with_name(f".{folder.absolute().name}.last-checkpoint")
 
 
-def _told(audit: Audit, findings: Sequence[Finding], count: int, as_json: bool, more: dict[str, Any]) -> int:
+def _told(
+    audit: Audit, findings: Sequence[Finding], count: int, as_json: bool, more: dict[str, Any], appends: str = ""
+) -> int:
     if as_json:
         listed = [{"kind": finding.kind, "where": finding.where, "says": finding.says} for finding in findings]
         said = {"good": count == 0, "origin": audit.origin, "events": audit.size, "assurance": audit.assurance}
@@ -106,5 +107,5 @@ def _told(audit: Audit, findings: Sequence[Finding], count: int, as_json: bool, 
         some = f"Of {more['files']:,} files {wrong:,} are not what was recorded."
         print(some if wrong else f"All {more['files']:,} files of results and bundles are what was recorded.")
     if more.get("waiting"):
-        print(f"{more['waiting']:,} events wait for their leaf; the end of a run, or upkeep, appends them.")
+        print(f"{more['waiting']:,} events wait for their leaf; {appends}.")
     return 1 if count else 0

@@ -6,15 +6,17 @@ import contextlib
 import json
 import sys
 from pathlib import Path
+from typing import IO
 
 from blocks.errors import CatalogError
 from blocks.home import open_home
 from blocks.ledger import Ledger
-from blocks.ledger.query import run_query
+from blocks.ledger.query import asked
 from deployments.cli import tables
 from flows.conclude import report_file
 from flows.drive import ledger_of
 from tasks.collect.driver import ask_to_cancel
+from tasks.publish.accounting import dark_anywhere
 from tasks.publish.summary import resolve_run, run_list, run_summary
 
 
@@ -32,7 +34,7 @@ def show_run(run: str, html: Path | None, *, as_json: bool) -> int:
     """`commonfleet show`."""
     ledger = _ledger()
     run = resolve_run(ledger, run)
-    summary = run_summary(ledger, run)
+    summary = {**run_summary(ledger, run), "dark_anywhere": dark_anywhere(ledger)}
     if html is not None:
         from tasks.publish.report import write_report
 
@@ -55,13 +57,47 @@ def show_run(run: str, html: Path | None, *, as_json: bool) -> int:
     return 0
 
 
-def query_ledger(sql: str, *, as_json: bool) -> int:
+def query_ledger(sql: str, wanted: str | None, out: Path | None, *, as_json: bool) -> int:
     """`commonfleet query`."""
-    rows = run_query(_ledger(), sql)
-    if as_json:
-        print(json.dumps(rows, indent=1))
-    else:
-        tables.print_rows(rows)
+    from tasks.publish import answer
+
+    kind = answer.chosen_format("json" if as_json and wanted is None else wanted, out)
+    home = open_home()
+    with asked(ledger_of(home), sql) as reader:
+        if kind == "table" and out is None:
+            tables.print_answer(*reader.stream(sql))
+            return 0
+        writers = {
+            "table": answer.as_text(lambda target: tables.print_answer(*reader.stream(sql), file=target)),
+            "csv": answer.as_text(lambda target: answer.write_csv(reader, sql, target)),
+            "json": answer.as_text(lambda target: answer.write_json(reader, sql, target)),
+            "parquet": lambda target: answer.write_parquet(reader, sql, target),
+        }
+        if out is None:
+            answer.to_output(writers[kind])
+            return 0
+        written = answer.to_file(out, writers[kind], keep_out_of=home.root)
+    print(f"{written:,} rows are in {out}.")
+    return 0
+
+
+def export(kind: str, run: str, out: Path | None, *, origin: str) -> int:
+    """`commonfleet export`."""
+    from tasks.publish import answer
+    from tasks.publish.export import exported
+
+    home = open_home()
+    pieces = exported(kind, ledger_of(home), run, origin=origin)
+
+    def write(target: IO[str]) -> int:
+        target.writelines(pieces)
+        return 0
+
+    if out is None:
+        answer.to_output(answer.as_text(write))
+        return 0
+    answer.to_file(out, answer.as_text(write), keep_out_of=home.root)
+    print(f"The export is in {out}.")
     return 0
 
 

@@ -147,11 +147,37 @@ def show(run: str = "latest", *, html: Path | None = None, json: Json = False) -
 
 
 @app.command
-def query(sql: str, *, json: Json = False) -> int:
-    """Ask the ledger with SQL. Views: runs, units, attempts, results, all_results, tests, metrics, machines, more."""
+def query(sql: str, *, format: str | None = None, out: Path | None = None, json: Json = False) -> int:
+    """Ask the ledger with SQL. Views: runs, units, results, tests, metrics, completeness, dark, costs, more.
+
+    Parameters
+    ----------
+    format
+        table, csv, json or parquet; by default what the name of --out says, else a table.
+    out
+        Write the answer to this file, whole or not at all.
+    """
     from deployments.cli.looking import query_ledger
 
-    return query_ledger(sql, as_json=json)
+    return query_ledger(sql, format, out, as_json=json)
+
+
+@app.command
+def export(kind: str, run: str = "latest", *, out: Path | None = None, origin: str = "commonfleet") -> int:
+    """Write a run in another system's format: kcidb, test-times or benchmark-v3.
+
+    Parameters
+    ----------
+    kind
+        kcidb (KCIDB v5.3), test-times (PyTorch's test-times.json, over the last runs up to RUN) or benchmark-v3.
+    out
+        Write to this file instead of standard output.
+    origin
+        Whom KCIDB's ids name as the submitter: lower-case letters, digits and underscores.
+    """
+    from deployments.cli.looking import export as export_run
+
+    return export_run(kind, run, out, origin=origin)
 
 
 @app.command
@@ -202,6 +228,42 @@ def doctor(*, json: Json = False) -> int:
     from deployments.cli.operating import examine
 
     return examine(as_json=json)
+
+
+@app.command
+def backup(folder: Path, *, keys: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """Copy one moment of the ledger, with its results and raw bundles, into FOLDER. Runs may go on meanwhile.
+
+    Parameters
+    ----------
+    keys
+        Copy the keys, too: whoever has them can sign as this installation.
+    """
+    from deployments.cli.keeping import back_up_here
+
+    return back_up_here(folder, keys=keys)
+
+
+@app.command
+def restore(folder: Path) -> int:
+    """Check a backup and put it into the state folder, which must be empty."""
+    from deployments.cli.keeping import restore_here
+
+    return restore_here(folder)
+
+
+@app.command
+def move_ledger(*, to: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
+    """Move the ledger's records from the state folder's SQLite file to a PostgreSQL, verified by the Merkle log.
+
+    Parameters
+    ----------
+    to
+        The URL of an empty database, without a password; or `-`, to read a URL from standard input.
+    """
+    from deployments.cli.keeping import move_here
+
+    return move_here(to)
 
 
 @app.command

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import IO, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +17,16 @@ CELL_CHARACTERS = 200
 PIPE_COLUMNS = 10_000
 """Whoever reads a pipe or a file wants a row on a line, and nothing cut to fit a screen that is not there."""
 OUTCOME_ORDER = ("passed", "failed", "crashed", "timed_out", "error", "skipped", "xfailed", "xpassed")
+ROWS = 1_000
+"""As many rows of an answer a table has."""
+NAMED = 10
+"""As many tests of a kind are named."""
+_DARK = {
+    "vanished": "not planned any more, and nobody said why",
+    "no_result": "planned, their unit ran, and no result came",
+    "unit_not_run": "their unit did not run",
+    "left_out": "left out of the plan, with a reason",
+}
 
 
 def print_conclusion(conclusion: Conclusion) -> None:
@@ -52,8 +63,44 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         counts = [f"{row.get(outcome, 0):,}" if row.get(outcome) else "·" for outcome in outcomes]
         table.add_row(suite, f"{figures['planned']:,}", f"{sum(row.values()):,}", *counts)
     console.print(table)
+    _print_reasons(console, summary["reasons"])
+    _print_dark(console, summary)
     attempts = summary["attempts"]
     console.print(f"{attempts['total']:,} attempts, {attempts.get('alone', 0):,} of them a test alone.", style="dim")
+
+
+def _print_reasons(console: Console, reasons: Mapping[str, Mapping[str, int]]) -> None:
+    """Why units did not run, the most first."""
+    for terminal in ("lost", "not_run", "skipped"):
+        for reason, number in sorted(reasons[terminal].items(), key=lambda item: (-item[1], item[0])):
+            spoken = terminal.replace("_", " ")
+            console.print(f"{number:,} {spoken}: {escape(reason or 'no reason given')}", soft_wrap=True)
+
+
+def _print_dark(console: Console, summary: Mapping[str, Any]) -> None:
+    """Tests that ran in the runs before and have no result here; those that ran nowhere lately."""
+    dark = summary["dark"]
+    for why, number in dark["by_why"].items():
+        console.print(
+            f"{number:,} dark, ran before and not here ({_DARK[why]}):",
+            soft_wrap=True, style="bold" if why in ("vanished", "no_result") else None,
+        )  # fmt: skip
+        named = [test for test in dark["tests"] if test["why"] == why][:NAMED]
+        for test in named:
+            reason = f" ({test['reason']})" if test["reason"] else ""
+            console.print(f"  {escape(test['environment'])}  {escape(test['test'] + reason)}", soft_wrap=True)
+        if number > len(named):
+            console.print(f"  and {number - len(named):,} more (`SELECT * FROM dark`)", style="dim", soft_wrap=True)
+    anywhere = summary.get("dark_anywhere")
+    if anywhere and anywhere["count"]:
+        tests = "1 test" if anywhere["count"] == 1 else f"{anywhere['count']:,} tests"
+        console.print(f"{tests} ran nowhere in the last {anywhere['days']} days:", soft_wrap=True)
+        for test in anywhere["tests"][:NAMED]:
+            last = f"last in {test['last_run']}" if test["last_run"] else "never"
+            console.print(f"  {escape(test['test'])}  ({escape(last)})", soft_wrap=True)
+        if anywhere["count"] > NAMED:
+            more = anywhere["count"] - NAMED
+            console.print(f"  and {more:,} more (`SELECT * FROM dark_anywhere`)", style="dim", soft_wrap=True)
 
 
 def print_runs(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -74,23 +121,34 @@ def print_runs(rows: Sequence[Mapping[str, Any]]) -> None:
     _wide().print(table)
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
-    """The answer to a query."""
-    if not rows:
-        print("No rows.")
-        return
+def print_answer(
+    names: Sequence[str], portions: Iterable[Sequence[Mapping[str, Any]]], *, file: IO[str] | None = None
+) -> int:
+    """The answer to a query: its first `ROWS` rows, and how many more there are. Returns the number of all."""
+    shown: list[Mapping[str, Any]] = []
+    total = 0
+    for rows in portions:
+        shown += rows[: ROWS - len(shown)]
+        total += len(rows)
+    console = _wide(file)
+    if not shown:
+        console.print("No rows.")
+        return 0
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in rows[0]:
-        table.add_column(name, overflow="fold")
-    for row in rows:
+    for name in names:
+        table.add_column(Text(name), overflow="fold")
+    for row in shown:
         table.add_row(*(_cell(value) for value in row.values()))
-    _wide().print(table)
+    console.print(table)
+    if total > len(shown):
+        console.print(f"... and {total - len(shown):,} more; `--format csv` or json prints all.", soft_wrap=True)
+    return total
 
 
-def _wide() -> Console:
+def _wide(file: IO[str] | None = None) -> Console:
     """As wide as the terminal; without one, as wide as the rows are."""
-    console = Console()
-    return console if console.is_terminal else Console(width=PIPE_COLUMNS)
+    console = Console(file=file)
+    return console if console.is_terminal else Console(file=file, width=PIPE_COLUMNS)
 
 
 def _cell(value: Any) -> Text:

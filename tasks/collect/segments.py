@@ -8,7 +8,6 @@ loses no row and shows none twice, and of two cutters that took the same bundles
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 import urllib.parse
 import uuid
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 from sqlalchemy import Connection, func, insert, select, text, tuple_, update
 
 from blocks.canonical import digest_file, digest_json
-from blocks.disk import writing_below
+from blocks.disk import durable, writing_below
 from blocks.errors import LedgerError, TrustError
 from blocks.ledger import Ledger, now, record
 from blocks.ledger.bundles import Bundle, origins, uncut
@@ -238,11 +237,11 @@ def _write(results: Path, group: tuple[str, str], kind: str, table: pa.Table) ->
                 # Two cutters with the same bundles must not make the same file: the slower one removes its own.
                 writer.add_key_value_metadata({"commonfleet.cut": uuid.uuid4().hex})
             digest = digest_file(temporary)
-            _sync(temporary, os.O_RDONLY)
+            durable(temporary)
             size = temporary.stat().st_size
             final = folder / f"{digest.removeprefix('sha256:')}.parquet"
             temporary.rename(final)
-            _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+            durable(folder)
     finally:
         with contextlib.suppress(OSError):  # the trouble itself is on its way
             temporary.unlink(missing_ok=True)
@@ -253,14 +252,6 @@ def _safe(name: str) -> str:
     """A name as one path component: what is not a letter, digit, `.`, `_` or `-` is written as %XX."""
     quoted = urllib.parse.quote(name, safe="")
     return quoted if quoted.strip(".") else quoted.replace(".", "%2E")
-
-
-def _sync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _take_turn(connection: Connection) -> None:

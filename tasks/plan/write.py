@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -85,6 +86,13 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "environments": [asdict(environment) for environment in plan.environments],
         "left_out": [asdict(skip) for skip in plan.left_out],
         "sources": dict(plan.sources),
+        # Said here so that a run's accounts need not count 100,000 rows each time that somebody looks.
+        "planned": [
+            {"suite": suite, "environment": environment, "units": number}
+            for (suite, environment), number in sorted(
+                Counter((unit.suite, unit.environment) for unit in plan.units).items()
+            )
+        ],
     }
 
 

@@ -18,8 +18,10 @@ from sqlalchemy import Connection, Row, func, select
 from blocks.errors import LedgerError
 from blocks.ledger import Ledger, now
 from blocks.ledger.completeness import NEEDS, UnitCount, missing_tests, unit_counts
+from blocks.ledger.dark import dark_tests, earlier_runs, summed
 from blocks.ledger.query import open_query
 from blocks.ledger.schema import attempts, machines, plans, runs, verdicts
+from tasks.publish.accounting import NAMED, compared_runs
 
 TERMINALS = ("ran", "skipped", "not_run", "lost")
 
@@ -76,10 +78,12 @@ def run_summary(ledger: Ledger, run: str) -> dict[str, Any]:
         row = connection.execute(select(runs).where(runs.c.id == identity)).one()
         counts = unit_counts(connection, [identity])
         tries = _tries(connection, identity)
+        compared = compared_runs(connection, identity, counts)
         # Opened after the units were counted: results that arrive in between are more than was counted, never less.
-        with open_query(ledger, NEEDS, runs=[identity]) as reader:
+        with open_query(ledger, NEEDS, runs=[identity, *earlier_runs(compared)]) as reader:
             missing, named = missing_tests(connection, reader, identity, counts)
-            company, final = _by_suite(reader.rows(_COMPANY)), _by_suite(reader.rows(_AFTER_RETRY))
+            company, final = _by_suite(reader.rows(_OUTCOMES, {"run": identity}))
+            dark = summed(dark_tests(connection, reader, identity, compared), compared, named=NAMED)
         return {
             **_header(connection, row),
             "units": units_by_state(counts),
@@ -91,6 +95,7 @@ def run_summary(ledger: Ledger, run: str) -> dict[str, Any]:
             "missing": missing,
             "missing_tests": [vars(test) for test in named],
             "left_out": _left_out(connection, row.plan),
+            "dark": dark,
             "verdicts": _verdicts(connection, identity),
             "machines": _machines(connection, tries),
             "damaged": [error.what for error in reader.damaged],
@@ -113,8 +118,8 @@ def iso(seconds: float | None) -> str | None:
 
 # -- pieces --------------------------------------------------------------------------------------------------------
 
-_COMPANY = "SELECT suite, outcome, count(*) FROM results WHERE mode = 'company' GROUP BY ALL ORDER BY ALL"
-_AFTER_RETRY = "SELECT suite, outcome, count(*) FROM results WHERE final GROUP BY ALL ORDER BY ALL"
+_OUTCOMES = """SELECT suite, outcome, count(*) FILTER (mode = 'company'), count(*) FILTER (final)
+    FROM results WHERE run = $run GROUP BY ALL ORDER BY ALL"""
 
 
 def _header(connection: Connection, row: Row[Any]) -> dict[str, Any]:
@@ -179,11 +184,15 @@ def _attempts(tries: Sequence[_Tries]) -> dict[str, Any]:
     }
 
 
-def _by_suite(rows: Iterable[tuple[Any, ...]]) -> dict[str, dict[str, int]]:
-    table: dict[str, dict[str, int]] = {}
-    for suite, outcome, number in rows:
-        table.setdefault(suite, {})[outcome] = number
-    return table
+def _by_suite(rows: Iterable[tuple[Any, ...]]) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, int]]]:
+    """Tests by suite and outcome: in company, and after those that failed were tried again alone."""
+    company: dict[str, dict[str, int]] = {}
+    final: dict[str, dict[str, int]] = {}
+    for suite, outcome, in_company, standing in rows:
+        for table, number in ((company, in_company), (final, standing)):
+            if number:
+                table.setdefault(suite, {})[outcome] = number
+    return company, final
 
 
 def _left_out(connection: Connection, plan: str | None) -> list[Mapping[str, str]]:

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
+from deployments.cli.looking import show_run
+from tests.ledger_rows import BASE_TIME, Case, made_unit, make_run, open_made
 from tests.small import asked, commonfleet, small_catalog, surroundings
 
 SHOWN = {"planned", "ran", "skipped", "not_run", "lost"}
@@ -66,6 +68,31 @@ def test_show_json_adds_up(night: Any) -> None:
     assert units["planned"] == 4 == units["ran"] + units["skipped"] + units["not_run"] + units["lost"]
     assert shown["attempts"]["total"] == 6  # the failure and the crash were each tried once more alone
     assert shown["results"]["commands"] == {"passed": 1, "failed": 1, "skipped": 1, "crashed": 1}
+
+
+def test_show_says_why_units_did_not_run_and_what_went_dark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = open_made(tmp_path / "home")
+    make_run(ledger, [made_unit("a", [Case("A.x"), Case("A.[gone]")]), made_unit("b", [Case("B.x")])], run="r-1")
+    lost = made_unit("b", [Case("B.x")], terminal="lost", reason="poison", delivered=False)
+    make_run(ledger, [made_unit("a", [Case("A.x")]), lost], run="r-2", created=BASE_TIME + 1)
+    ledger.close()
+    monkeypatch.setenv("COMMONFLEET_HOME", str(tmp_path / "home"))
+
+    assert show_run("r-2", None, as_json=False) == 0
+    said = capsys.readouterr().out
+    assert show_run("r-2", None, as_json=True) == 0
+    shown = json.loads(capsys.readouterr().out)
+
+    assert "1 lost: poison" in said
+    assert "1 dark, ran before and not here (not planned any more, and nobody said why):" in said
+    assert "cpu  a::A.[gone]" in said
+    assert "cpu  b::B.x (lost: poison)" in said
+    assert shown["dark"]["by_why"] == {"vanished": 1, "unit_not_run": 1}
+    assert shown["dark"]["compared_with"] == ["r-1"]
+    assert [test["test"] for test in shown["dark"]["tests"]] == ["a::A.[gone]", "b::B.x"]
+    assert set(shown["dark_anywhere"]) == {"days", "count", "tests"}
 
 
 def test_runs_json_is_a_list_newest_first_each_with_an_id(night: Any) -> None:

@@ -39,7 +39,9 @@ def test_a_narrow_terminal_shows_the_whole_id(
 
 
 def test_a_value_of_many_lines_takes_one_in_a_query_s_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    tables.print_rows([{"message": "\nfirst\nsecond\nthird", "long": "x" * 5000, "n": 1 / 3, "none": None}])
+    row = {"message": "\nfirst\nsecond\nthird", "long": "x" * 5000, "n": 1 / 3, "none": None}
+
+    tables.print_answer(list(row), [[row]])
 
     header, line = capsys.readouterr().out.splitlines()
     assert header.split() == ["message", "long", "n", "none"]
@@ -47,6 +49,6 @@ def test_a_value_of_many_lines_takes_one_in_a_query_s_answer(capsys: pytest.Capt
 
 
 def test_brackets_in_a_value_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
-    tables.print_rows([{"test": "test_add[float32]"}])
+    tables.print_answer(["test"], [[{"test": "test_add[float32]"}]])
 
     assert "test_add[float32]" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from blocks.errors import LedgerError, StaleSequencer, TrustError
 from blocks.ledger import Ledger, clock, log
 from blocks.ledger.merkle import EMPTY_ROOT
-from blocks.ledger.notes import ED25519, Checkpoint, VerifierKey, signed
+from blocks.ledger.notes import ED25519, Checkpoint, VerifierKey, check_note, parse_note, signed
 from blocks.ledger.tiles import edge_of, edge_root, grow, hashes_of
 from blocks.signing import Key
 
@@ -67,7 +67,7 @@ def sequence(ledger: Ledger, signer: Signer, batch: int = BATCH) -> int:
         found = log.waiting(connection, known.floor, batch)
         if not found:
             return 0
-        edge = _edge(connection, known)
+        edge = _edge(connection, known, signer)
     growth = grow(known.size, edge, [event.leaf for event in found])
     with ledger.write() as connection:
         after = log.writers(connection)
@@ -79,10 +79,11 @@ def sequence(ledger: Ledger, signer: Signer, batch: int = BATCH) -> int:
     return len(found)
 
 
-def _edge(connection: Connection, known: log.Head) -> list[bytes]:
+def _edge(connection: Connection, known: log.Head, signer: Signer) -> list[bytes]:
     """The tree's right edge. Raises TrustError where it is not that of the tree that was signed last.
 
     A log must never sign what does not continue what it signed before; a tile that was changed would make it do so.
+    Nor may it change its key: to those who know the old one it would end here.
     """
     edge = edge_of(known.size, log.tiles_in(connection))
     newest = log.latest_checkpoint(connection)
@@ -92,6 +93,12 @@ def _edge(connection: Connection, known: log.Head) -> list[bytes]:
             "The tree in the ledger is not the one that was signed last.",
             kept="Nothing was signed. Events are still written, and wait.",
             do="`commonfleet verify` says what was changed.",
+        )
+    if newest and signer.verifier not in check_note(parse_note(log.octets(newest.note)), [signer.verifier]):
+        raise TrustError(
+            f"The log was signed with another key than {signer.verifier} until now.",
+            kept="Nothing was signed. Events are still written, and wait.",
+            do="Put the log's own key back from a backup.",
         )
     return edge
 

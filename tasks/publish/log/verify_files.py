@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import select, tuple_
 
-from blocks.canonical import digest_file
 from blocks.ledger import Ledger
-from blocks.ledger.schema import bundles, segments
+from blocks.ledger.schema import bundles
+from tasks.keep.named import named_segments, stored, trouble_with
 from tasks.publish.log.findings import Findings
 
 PAGE = 5000
@@ -19,22 +19,22 @@ def verify_files(ledger: Ledger) -> tuple[Findings, int]:
     """What is wrong with the segments and the raw bundles that the records name, and how many files were read."""
     found, read = Findings(), 0
     with ledger.read() as connection:
-        cut = connection.execute(select(segments.c.path, segments.c.digest).order_by(segments.c.path)).all()
-    for path, digest in cut:
+        cut = named_segments(connection)
+    for segment in cut:
         read += 1
-        file = ledger.results / path
-        if not file.is_file():
-            found.add("missing", f"results/{path}", "the segment is not there; its rows are missing from every query")
-        elif digest_file(file) != digest:
-            found.add("changed_file", f"results/{path}", f"its content is not what was cut, {digest}")
+        trouble = trouble_with(ledger, segment)
+        if trouble == "missing":
+            found.add("missing", segment.path, "the segment is not there; its rows are missing from every query")
+        elif trouble:
+            found.add("changed_file", segment.path, f"its content is not what was cut, {segment.digest}")
     after = ("", 0)
     while kept := _bundles(ledger, after):
         for lease, part, digest in kept:
             read += 1
-            file, where = ledger.store.path(digest), f"part {part} of {lease}"
-            if not file.is_file():
+            trouble, where = trouble_with(ledger, stored(digest, "bundle")), f"part {part} of {lease}"
+            if trouble == "missing":
                 found.add("missing", where, f"its raw bundle {digest} is not in the store")
-            elif digest_file(file) != digest:
+            elif trouble:
                 found.add("changed_file", where, f"its raw bundle is not what was admitted, {digest}")
         after = (kept[-1].lease, kept[-1].part)
     return found, read

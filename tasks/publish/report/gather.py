@@ -17,10 +17,12 @@ from sqlalchemy import Connection, and_, exists, func, select
 from blocks.errors import LedgerError
 from blocks.ledger import Ledger, schema
 from blocks.ledger.completeness import NEEDS, UnitCount, missing_tests, unit_counts
+from blocks.ledger.dark import WHY, Dark, dark_tests, earlier_runs
 from blocks.ledger.query import open_query
 from blocks.ledger.schema import attempts, now, runs, settlements, units
+from tasks.publish.accounting import compared_runs
 from tasks.publish.report import facts, failures, figures, lanes
-from tasks.publish.report.story import Books, Cell, MachineFacts, Reason, SlowUnit, Story, Uncounted
+from tasks.publish.report.story import Books, Cell, DarkTests, MachineFacts, Reason, SlowUnit, Story, Uncounted
 
 MACHINES = 50
 """How many machines are described."""
@@ -34,6 +36,9 @@ def gather(ledger: Ledger, run: str) -> Story:
     with ledger.read() as connection:
         counts = unit_counts(connection, [run])
         story, cells = _recorded(connection, run, counts)
+        compared = compared_runs(connection, run, counts)
+        with open_query(ledger, NEEDS, runs=[run, *earlier_runs(compared)]) as reader:
+            dark = _dark(dark_tests(connection, reader, run, compared))
         with open_query(ledger, f"metrics {NEEDS}", runs=[run]) as reader:
             outcomes = figures.outcomes(reader, run)
             missing, named = missing_tests(connection, reader, run, counts)
@@ -42,6 +47,8 @@ def gather(ledger: Ledger, run: str) -> Story:
                 cells=tuple(replace(cell, outcomes=outcomes.get((cell.suite, cell.environment), {})) for cell in cells),
                 outcomes=_summed(outcomes),
                 company=figures.in_company(reader, run),
+                dark=dark,
+                compared=tuple(earlier_runs(compared)),
                 missing=missing,
                 missing_names=tuple(f"{test.unit_name}: {test.test}" for test in named),
                 damaged=tuple(error.what for error in reader.damaged[:EXAMPLES]),
@@ -154,6 +161,16 @@ def _reasons(connection: Connection, run: str, counts: Sequence[UnitCount]) -> t
     order = ("lost", "not_run", "skipped")
     return facts.shortened(
         sorted(found, key=lambda r: (order.index(r.what), -r.count, r.suite, r.environment, r.reason))
+    )
+
+
+def _dark(found: Sequence[Dark]) -> tuple[DarkTests, ...]:
+    """The dark tests by why they are, the most alarming first."""
+    groups = ((why, [one for one in found if one.why == why]) for why in WHY)
+    return tuple(
+        DarkTests(why, len(group), tuple((one.environment, one.test, one.reason) for one in group[: facts.NAMES]))
+        for why, group in groups
+        if group
     )
 
 

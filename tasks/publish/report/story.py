@@ -52,6 +52,15 @@ class Reason:
 
 
 @dataclass(frozen=True)
+class DarkTests:
+    """Tests that ran in the runs before and have no result here, for one reason; some names, each with its reason."""
+
+    why: str
+    count: int
+    names: tuple[tuple[str, str, str], ...]  # environment, test, reason
+
+
+@dataclass(frozen=True)
 class Clip:
     """A text with its middle cut out where it was too long: `dropped` characters stood between head and tail."""
 
@@ -230,6 +239,9 @@ class Story:
     missing_names: tuple[str, ...] = ()
     damaged: tuple[str, ...] = ()
     """Bundles that cannot be trusted any more, so that their rows are missing here."""
+    dark: tuple[DarkTests, ...] = ()
+    compared: tuple[str, ...] = ()
+    """The runs before that dark tests were looked for in."""
     cells: tuple[Cell, ...] = ()
     reasons: tuple[Reason, ...] = ()
     left_out: tuple[Reason, ...] = ()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from blocks.errors import LedgerError
 from blocks.ledger import Ledger, database, open_ledger
@@ -60,12 +60,3 @@ def test_many_writers_that_wait_leave_the_readers_alone(small: Ledger, tmp_path:
 
     assert len(told) == 20
     assert all("locked by another process" in what for what in told)
-
-
-@pytest.mark.parametrize("schema", ["1", "99"])
-def test_a_ledger_of_another_schema_is_refused_with_what_to_do(small: Ledger, tmp_path: Path, schema: str) -> None:
-    with small.write() as connection:
-        connection.execute(update(meta).values(value=schema))
-
-    with pytest.raises(LedgerError, match=f"has schema {schema}.*Nothing was changed.*COMMONFLEET_HOME"):
-        open_ledger(f"sqlite:///{tmp_path}/ledger.db", tmp_path / "results", Store(tmp_path / "store"))

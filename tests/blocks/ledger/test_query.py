@@ -87,7 +87,7 @@ def test_every_view_answers_on_an_empty_ledger_and_on_a_full_one(ledger: Ledger)
         rows = run_query(ledger, f"SELECT * FROM {view}")
         json.dumps(rows)
         assert [list(row) for row in rows] == [columns] * len(rows), view
-        assert rows or view in ("verdicts", "builds"), view
+        assert rows or view in ("verdicts", "builds", "dark", "dark_anywhere"), view
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +129,10 @@ FORBIDDEN = [
     "COPY (SELECT 1) TO '{out}'",
     "ATTACH '{out}'",
     "INSTALL httpfs",
+    "PRAGMA database_list",
+    "PRAGMA enable_profiling",
+    "CALL pragma_version()",
+    "FROM sniff_csv('/etc/passwd')",
     "LOAD httpfs",
     "SET enable_external_access = true",
     "RESET lock_configuration",

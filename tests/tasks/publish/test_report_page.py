@@ -16,7 +16,7 @@ from blocks.ledger import Ledger
 from blocks.plan import Skip
 from tasks.collect.segments import cut_segments
 from tasks.publish.report import write_report
-from tests.ledger_rows import Case, made_unit, make_run, open_made
+from tests.ledger_rows import BASE_TIME, Case, made_unit, make_run, open_made
 from tests.tasks.publish.chromium import ask, dump, needs_chromium
 from tests.tasks.publish.told_run import Judged, Told, attempt, case, gtest_argv, metric, tell
 
@@ -62,6 +62,8 @@ def fill_failing(ledger: Ledger) -> Any:
         Judged("libtorch", "lazy::L.a", "order_dependent", False),
         Judged("libtorch", f"lazy::L.{LONG}", "broken_trunk", False, evidence={"quarantined": {"reason": LONG}}),
     ]
+    before = [made_unit("gone", [Case(f"G.{HOSTILE}"), Case(f"G.{LONG}")]), made_unit("later", [Case("T.c")])]
+    make_run(ledger, before, run="r-before", created=BASE_TIME - 86_400)
     sentence = f"1 test broke: {HOSTILE}{LONG}"
     left_out = [Skip("libtorch", "cpu", HOSTILE, "no gtest")]
     return tell(ledger, units, sentence=sentence, exit_code=1, verdicts=verdicts, left_out=left_out)
@@ -148,6 +150,9 @@ def test_the_numbers_that_matter_are_on_the_page(failing: Path, tmp_path: Path) 
     assert "New failures 1" in text
     assert "Failed or crashed in company, passed alone · 1 test" in text
     assert "Quarantined · 1 test" in text
+    assert "Gone dark 3" in text
+    assert "Vanished: neither planned nor left out · 2 tests" in text
+    assert "Their unit did not run · 1 test" in text
     assert "1.30×" in text
     assert "1.17 – 1.43×" in text
 

@@ -10,7 +10,7 @@ import pytest
 
 from blocks.canonical import canonical_json, digest_bytes
 from blocks.errors import TrustError
-from blocks.ledger import Ledger
+from blocks.ledger import Ledger, log
 from blocks.ledger.tiles import WIDTH
 from tasks.publish.log.findings import LISTED, Audit
 from tasks.publish.log.sequence import Signer, sequence, sequence_all, signer_of
@@ -115,8 +115,11 @@ def test_two_leaves_that_were_exchanged_are_named(logged: Ledger, check: Check) 
 def test_a_hash_that_was_changed_in_the_tree_is_named(logged: Ledger, check: Check, leaf: int) -> None:
     number, within = divmod(leaf, WIDTH)
     at = 32 * within + 1
-    zero = "x'00'" if logged.engine.dialect.name == "sqlite" else "decode('00', 'hex')"
-    cut = f"substr(hashes, 1, {at - 1}) || {zero} || substr(hashes, {at + 1})"
+    with logged.read() as connection:
+        was = (log.stored_tile(connection, 0, number) or b"")[at - 1]
+    other = f"{was ^ 1:02x}"
+    byte = f"x'{other}'" if logged.engine.dialect.name == "sqlite" else f"decode('{other}', 'hex')"
+    cut = f"substr(hashes, 1, {at - 1}) || {byte} || substr(hashes, {at + 1})"
     if logged.engine.dialect.name == "sqlite":
         cut = f"CAST({cut} AS BLOB)"
     attack(logged, f"UPDATE log_tiles SET hashes = {cut} WHERE level = 0 AND number = {number}")
