@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from blocks.home import Home
 from flows.drive import ledger_of
-from tasks.collect.segments import sweep_orphans
+from tasks.keep.sweep import sweep_orphans
 
 
 def tidy(home: Home) -> int:

@@ -258,14 +258,42 @@ segments = Table(
     "segments",
     metadata,
     Column("digest", String, primary_key=True),
-    Column("run", String, nullable=False),
+    Column("run", String, nullable=False),  # empty where it has rows of several: see segment_runs
     Column("environment", String, nullable=False),
-    Column("kind", String, nullable=False),  # results, metrics
+    Column("kind", String, nullable=False),  # results, metrics, daily
     Column("path", String, nullable=False),  # relative to the results folder
     Column("rows", Integer, nullable=False),
     Column("bytes", Integer, nullable=False),
     Column("created", Double, nullable=False),
     Index("segments_run", "run", "environment"),
+)
+
+# A segment whose rows stand in another file by now (sorted together with others', or summed up by day) counts no more.
+# The first to say so wins, which keeps two compactors apart.
+replacements = Table(
+    "replacements",
+    metadata,
+    Column("segment", String, primary_key=True),
+    Column("by", String, nullable=False),  # digest of the segment that counts in its place
+    Column("replaced", Double, nullable=False),
+)
+
+# Which runs a segment of several runs has rows of.
+segment_runs = Table(
+    "segment_runs",
+    metadata,
+    Column("segment", String, primary_key=True),
+    Column("run", String, primary_key=True),
+    Index("segment_runs_run", "run"),
+)
+
+# Raw bundles that are not kept any more. Their rows stand in segments, their digests in the log.
+dropped_bundles = Table(
+    "dropped_bundles",
+    metadata,
+    Column("digest", String, primary_key=True),
+    Column("drop", String, nullable=False),  # the digest over all digests that went with it, which the event holds
+    Column("dropped", Double, nullable=False),
 )
 
 verdicts = Table(
@@ -299,4 +327,7 @@ events = Table(
 
 # The facts cannot be edited even by somebody who forgets that they are facts. (SQLite and PostgreSQL spell the
 # same refusal differently; `database.py` applies the right one.)
-IMMUTABLE = ("attempts", "settlements", "events", "plan_units", "lease_units", "verdicts")
+IMMUTABLE = (
+    "attempts", "settlements", "events", "plan_units", "lease_units", "verdicts", "replacements", "segment_runs",
+    "dropped_bundles",
+)  # fmt: skip

@@ -25,6 +25,7 @@ SOURCES: dict[str, Table] = {
     "records_lease_units": schema.lease_units,
     "records_bundles": schema.bundles,
     "records_segments": schema.segments,
+    "records_replacements": schema.replacements,
     "records_verdicts": schema.verdicts,
     "records_events": schema.events,
     "records_builds": schema.builds,
@@ -162,7 +163,7 @@ _VIEWS = (
         "segments",
         "the Parquet files that hold the rows",
         """SELECT digest, run, environment, kind, path, rows, bytes, to_timestamp(created) AS created
-        FROM records_segments""",
+        FROM records_segments WHERE digest NOT IN (SELECT segment FROM records_replacements)""",
     ),
 )
 VIEWS: dict[str, View] = {view.name: view for view in _VIEWS}
