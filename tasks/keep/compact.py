@@ -4,8 +4,9 @@ A test's history then lies in a few row groups, and a question over weeks opens 
 new file is written beside the old ones, and one transaction says that it counts in their place. The old ones go after
 a grace (`sweep.py`), because readers that began before still read them. A crash leaves a file that nobody reads.
 
-What goes in is checked against its digest first, so that a damaged file is told and never sorted into a sound one. The
-rows come out as they went in, each with its bundle: a bundle's root can be computed from them (`blocks/ledger/roots.py`).
+What goes in is checked against its digest first, so that a damaged file is told and never sorted into a sound one.
+The rows come out as they went in, each with its bundle: a bundle's root can be computed from them
+(`blocks/ledger/roots.py`).
 """
 
 from __future__ import annotations
