@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 
-BENCHES = ("leases", "memory", "libtorch", "nightly")
+BENCHES = ("leases", "memory", "results", "libtorch", "nightly")
 
 
 def main() -> None:
