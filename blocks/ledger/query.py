@@ -27,6 +27,7 @@ from sqlalchemy import Boolean, Connection, Double, Integer, Table, select
 
 from blocks.errors import LedgerError, TrustError
 from blocks.ledger.bundles import origins, uncut
+from blocks.ledger.daily import DAILY_SCHEMA
 from blocks.ledger.database import Ledger
 from blocks.ledger.files import Segment, at_hand, counting
 from blocks.ledger.rows import Origin, Rows, read_part
@@ -38,8 +39,8 @@ _log = logging.getLogger("commonfleet.ledger")
 
 _FETCH = 20_000  # records copied at once
 _FRESH = 50_000  # rows of uncut bundles made into Arrow at once
-_SCHEMAS = {"result_rows": RESULT_SCHEMA, "metric_rows": METRIC_SCHEMA}
-_KINDS = {"result_rows": "results", "metric_rows": "metrics"}
+_SCHEMAS = {"result_rows": RESULT_SCHEMA, "metric_rows": METRIC_SCHEMA, "daily_rows": DAILY_SCHEMA}
+_KINDS = {"result_rows": "results", "metric_rows": "metrics", "daily_rows": "daily"}
 """Which kind of segment each source is made of."""
 
 
@@ -97,7 +98,7 @@ def open_query(ledger: Ledger, sql: str | None = None, *, runs: Sequence[str] | 
         connection.execute("SET TimeZone = 'UTC'")
         with ledger.read() as records:
             rows_wanted = sources & set(ROW_SOURCES)
-            cut = counting(records, runs, tuple(_KINDS.values())) if rows_wanted else []
+            cut = counting(records, runs, [_KINDS[name] for name in rows_wanted]) if rows_wanted else []
             waiting = list(origins(records, uncut(records, runs))) if rows_wanted else []
             for name in sorted(sources & set(SOURCES)):
                 connection.register(name, _copied(records, SOURCES[name], runs))

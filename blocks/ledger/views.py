@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import Table
 
 from blocks.ledger import schema
+from blocks.ledger.daily import AGGREGATE
 
 SOURCES: dict[str, Table] = {
     "records_runs": schema.runs,
@@ -30,7 +31,7 @@ SOURCES: dict[str, Table] = {
     "records_events": schema.events,
     "records_builds": schema.builds,
 }
-ROW_SOURCES = ("result_rows", "metric_rows")
+ROW_SOURCES = ("result_rows", "metric_rows", "daily_rows")
 """Sources made of segments and uncut bundles."""
 
 
@@ -105,6 +106,11 @@ _VIEWS = (
             count(DISTINCT environment) AS environments, median(seconds) AS median_seconds,
             min(started) AS first_seen, max(started) AS last_seen, arg_max(outcome, started) AS last_outcome
         FROM result_rows WHERE counted GROUP BY test_id""",
+    ),
+    View(
+        "daily",
+        "one row per test, environment and day, also where the results themselves are not kept any more",
+        f"SELECT * FROM daily_rows UNION ALL BY NAME {AGGREGATE.format(rows='result_rows')}",
     ),
     View(
         "machines",

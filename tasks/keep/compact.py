@@ -74,8 +74,8 @@ def compact(ledger: Ledger, limits: Limits | None = None) -> list[str]:
     """
     made: list[str] = []
     troubles: dict[str, TrustError] = {}
-    with _alone(ledger.results) as alone:
-        while alone and (group := _due(ledger, limits or Limits(), troubles)):
+    with alone(ledger.results) as only:
+        while only and (group := _due(ledger, limits or Limits(), troubles)):
             sound = [segment for segment in group if _is_sound(ledger, segment, troubles)]
             if len(sound) < 2:
                 troubles.update((s.digest, troubles.get(s.digest, _ONE_LEFT)) for s in group)
@@ -143,7 +143,7 @@ def _is_sound(ledger: Ledger, segment: Segment, troubles: dict[str, TrustError])
 
 
 @contextlib.contextmanager
-def _alone(results: Path) -> Iterator[bool]:
+def alone(results: Path) -> Iterator[bool]:
     """Whether no other process of this host compacts now. (On several hosts, the records keep them apart.)"""
     with (results / ".compacting").open("a") as lock:
         try:
@@ -203,14 +203,16 @@ def replace(connection: Connection, ledger: Ledger, group: Sequence[Segment], fi
         connection.execute(update(bundles).where(bundles.c.segment.in_(some)).values(segment=file.digest))
     if len(counted) != len(digests):
         raise Overtaken
+    single = len(runs) == 1 and file.kind != "daily"
     connection.execute(
         insert(segments).values(
-            digest=file.digest, run=next(iter(runs)) if len(runs) == 1 else "", environment=group[0].environment,
+            digest=file.digest, run=next(iter(runs)) if single else "", environment=group[0].environment,
             kind=file.kind, path=str(file.path.relative_to(ledger.results)), rows=file.rows, bytes=file.bytes,
             created=group[0].created,
         )
     )  # fmt: skip
-    connection.execute(insert(segment_runs), [{"segment": file.digest, "run": run} for run in sorted(runs)])
+    if file.kind != "daily":  # which has nothing of a single run any more
+        connection.execute(insert(segment_runs), [{"segment": file.digest, "run": run} for run in sorted(runs)])
     gone = [{"segment": digest, "by": file.digest, "replaced": at} for digest in digests]
     connection.execute(insert(replacements), gone)
     return runs

@@ -154,7 +154,7 @@ def test_a_damaged_file_is_told_and_never_sorted_into_a_sound_one(ledger: Ledger
 
 def test_a_second_compactor_gives_way_at_once(ledger: Ledger) -> None:
     cut_runs(ledger, 2)
-    with compaction._alone(ledger.results) as first:
+    with compaction.alone(ledger.results) as first:
         assert first
         assert compact(ledger, SOON) == []
     assert len(compact(ledger, SOON)) == 2
