@@ -33,7 +33,7 @@ def leaves_in(files: Iterable[Any]) -> dict[str, list[bytes]]:
                         known = _checked_names(values[3], tuple(values[7:]), known, path)
                         found[bundle].append(result_leaf(*values[:7]))
                     else:
-                        found[bundle].append(metric_leaf(*values[:3], values[3:]))
+                        found[bundle].append(metric_leaf(*values))
     return found
 
 

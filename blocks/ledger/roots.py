@@ -52,7 +52,7 @@ def leaves_of(rows: Rows) -> Iterator[bytes]:
         yield result_leaf(*shared[index], *values)
     figures = zip(*(rows.metric_columns[name] for name in METRIC), strict=True)
     for index, values in zip(rows.attempt_of["metrics"], figures, strict=True):
-        yield metric_leaf(*shared[index], values)
+        yield metric_leaf(*shared[index], *values)
 
 
 def root_of(leaves: Iterable[bytes]) -> str:
@@ -70,6 +70,6 @@ def result_leaf(
     return hashlib.sha256(line.encode()).digest()
 
 
-def metric_leaf(attempt: str, mode: str, started: int | None, values: Iterable[Any]) -> bytes:
-    line = f"M|{attempt}|{mode}|{'' if started is None else started}|".encode() + canonical_json(list(values))
+def metric_leaf(attempt: str, mode: str, started: int | None, *values: Any) -> bytes:
+    line = f"M|{attempt}|{mode}|{'' if started is None else started}|".encode() + canonical_json(values)
     return hashlib.sha256(line).digest()
