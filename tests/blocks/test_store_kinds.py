@@ -113,6 +113,10 @@ class TestBucket:
             faults.script(method, "503", "503")
         assert bucket_store.get(digest) == content
 
+    def test_a_server_that_is_busy_for_longer_is_waited_for(self, bucket_store: Store, faults: Faults) -> None:
+        faults.script("PUT", *["503"] * 7)  # more often than the library itself asks again
+        assert bucket_store.has(bucket_store.put_bytes(b"content"))
+
     def test_a_server_that_never_recovers_is_given_up(self, bucket_url: str, faults: Faults, tmp_path: Path) -> None:
         store = Store(tmp_path / "copies", bucket_module.Bucket(bucket_url, patience_seconds=1.0))
         faults.script("PUT", *["503"] * 1000)
