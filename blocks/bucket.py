@@ -3,14 +3,16 @@
     s3://bucket/prefix?region=eu-west-1&endpoint=https://minio.example.org
     gs://bucket/prefix           az://account/container/prefix
 
-Credentials come from where each cloud's own tools look for them (environment, profile, workload identity, instance
-metadata) and never from the URL, which is printed. A put is whole or not there: one request, or a multipart upload
-that shows nothing before it is completed. Throttling, server errors and lost answers are tried again, for a while.
+Credentials come from the environment, a workload identity or the machine's own metadata, and never from the URL, which
+is printed. (The library does not read the profiles of the clouds' command lines.) A put is whole or not there: one
+request, or a multipart upload that shows nothing before it is completed. Throttling, server errors and lost answers are
+tried again, for a while.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import random
 import time
 import urllib.parse
@@ -75,10 +77,18 @@ class Bucket:
         if length is None:
             raise FileNotFoundError(f"{name} is not in {self.url}")
         with target.open("wb") as file:
-            for start in range(0, length, _PIECE):
-                end = min(start + _PIECE, length)
-                piece = functools.partial(_obstore().get_range, self._client, name, start=start, end=end)
-                file.write(self._tried("get", piece))
+            for piece in self._pieces(name, length):
+                file.write(piece)
+
+    def digest(self, name: str) -> str | None:
+        """The SHA-256 of the object as it is in the bucket, as `sha256:<hex>`; None where there is none."""
+        length = self.size(name)
+        if length is None:
+            return None
+        hasher = hashlib.sha256()
+        for piece in self._pieces(name, length):
+            hasher.update(piece)
+        return f"sha256:{hasher.hexdigest()}"
 
     def size(self, name: str) -> int | None:
         """The object's length in bytes; None where there is none of this name."""
@@ -99,6 +109,11 @@ class Bucket:
         for some in self._tried("list", lambda: list(_obstore().list(self._client, prefix))):
             for meta in some:
                 yield Found(str(meta["path"]), int(meta["size"]), meta["last_modified"].timestamp())
+
+    def _pieces(self, name: str, length: int) -> Iterator[Any]:
+        for start in range(0, length, _PIECE):
+            end = min(start + _PIECE, length)
+            yield self._tried("get", functools.partial(_obstore().get_range, self._client, name, start=start, end=end))
 
     @property
     def _client(self) -> Any:
@@ -155,7 +170,7 @@ def bucket_at(url: str) -> Bucket:
     if parts.username or parts.password or endpoint.username or endpoint.password or settings.keys() - set(_SETTINGS):
         raise LedgerError(
             f"The URL of a bucket at {parts.hostname} says more than {' and '.join(_SETTINGS)}.",
-            do="Leave credentials out of it: they come from the environment, a profile or the machine's own identity.",
+            do="Leave credentials out of it: they come from the environment or the machine's own identity.",
         )
     if parts.scheme not in SCHEMES or not parts.hostname:
         raise LedgerError(

@@ -116,6 +116,13 @@ class Store:
             trim(self.root, brought=target.stat().st_size)
         return target
 
+    def digest_now(self, digest: str) -> str | None:
+        """What the content of this name hashes to where it is kept (a bucket, if there is one). None: not there."""
+        if self.bucket is not None:
+            return self.bucket.digest(_name(digest))
+        path = self.path(digest)
+        return digest_file(path) if path.is_file() else None
+
     def discard(self, digest: str) -> None:
         """Remove the content, here and in the bucket. What is not there is fine."""
         if self.bucket is not None:

@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 
-BENCHES = ("leases", "log", "memory", "results", "libtorch", "nightly")
+BENCHES = ("leases", "log", "memory", "results", "verify", "libtorch", "nightly")
 
 
 def main() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import random
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -16,7 +19,7 @@ from sqlalchemy import select
 
 from blocks.errors import TrustError
 from blocks.ledger import Ledger
-from blocks.ledger.file_roots import bundle_root_from_rows, leaves_in
+from blocks.ledger.file_roots import bundle_root_from_rows, bundles_in, joined_leaves, leaves_in, wrong_test
 from blocks.ledger.results import MESSAGE_CAP
 from blocks.ledger.roots import root_of
 from blocks.ledger.schema import events
@@ -98,6 +101,28 @@ def test_the_roots_of_admission_are_those_of_the_files_before_and_after_compacti
     assert computed(admitted) == wanted
     some = next(iter(wanted))
     assert bundle_root_from_rows(files(admitted), some) == wanted[some]
+
+
+def test_the_fast_way_to_a_files_leaves_gives_what_the_form_says(admitted: Ledger) -> None:
+    compact(admitted, Limits(files=2))
+    with duckdb.connect(":memory:") as connection:
+        for kind in ("results", "metrics"):
+            (path,) = (admitted.results / segment.path for segment in live(admitted, kind))
+            made = dict(joined_leaves(connection, path, kind, bundles_in(connection, path)))
+            assert made == {bundle: b"".join(sorted(leaves)) for bundle, leaves in leaves_in([path]).items()}
+            assert len(made) > 1
+            assert kind == "metrics" or wrong_test(connection, path) is None
+
+
+def test_a_duration_is_written_as_the_form_says() -> None:
+    dice = random.Random(3)
+    drawn = [struct.unpack("d", dice.randbytes(8))[0] for _ in range(20_000)]
+    drawn += [dice.uniform(0, 1000) for _ in range(20_000)] + [round(dice.expovariate(1), 3) for _ in range(20_000)]
+    wanted = [value for value in drawn if math.isfinite(value)]
+    with duckdb.connect(":memory:") as connection:
+        connection.register("drawn", pa.table({"seconds": wanted}))
+        written = connection.execute("SELECT concat('', seconds) FROM drawn").fetchall()
+    assert [text for (text,) in written] == [str(value) for value in wanted]
 
 
 def test_a_root_says_how_it_was_made(admitted: Ledger) -> None:

@@ -155,6 +155,19 @@ def test_a_damaged_file_is_told_and_never_sorted_into_a_sound_one(ledger: Ledger
     assert len(live(ledger)) == 1
 
 
+def test_without_its_event_nothing_is_compacted(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_runs(ledger, 2)
+    before = live(ledger), files_of(ledger)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("no event")
+
+    monkeypatch.setattr(compaction, "record", refuse)
+    with pytest.raises(RuntimeError, match="no event"):
+        compact(ledger, SOON)
+    assert (live(ledger), files_of(ledger)) == before
+
+
 def test_a_second_compactor_gives_way_at_once(ledger: Ledger) -> None:
     cut_runs(ledger, 2)
     with compaction.alone(ledger.results) as first:

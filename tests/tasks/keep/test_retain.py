@@ -19,6 +19,7 @@ from blocks.ledger import Ledger, now
 from blocks.ledger.keep_schema import dropped_bundles
 from blocks.ledger.query import open_query, run_query
 from blocks.ledger.schema import bundles, events, segments
+from tasks.keep import retain
 from tasks.keep.compact import Limits, compact
 from tasks.keep.retain import Retention, drop_raw, sum_up
 from tasks.keep.sweep import sweep_orphans
@@ -148,6 +149,24 @@ def test_rows_are_replaced_by_their_days_and_the_days_do_not_change(ledger: Ledg
     (event,) = told(ledger, "rows.summed_up")
     assert event["days"] == 27
     assert sum_up(ledger) == []
+
+
+def test_without_its_event_nothing_is_let_go(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    (made,) = cut_runs(ledger, 1)
+    grow_old(ledger, made.run, 500)
+    before = everything(ledger), live(ledger)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("no event")
+
+    monkeypatch.setattr(retain, "record", refuse)
+    for let_go in (sum_up, drop_raw):
+        with pytest.raises(RuntimeError, match="no event"):
+            let_go(ledger)
+    assert (everything(ledger), live(ledger)) == before
+    assert kept(ledger, made.bundles) == {True}
+    with ledger.read() as connection:
+        assert connection.execute(select(dropped_bundles)).all() == []
 
 
 def test_a_days_figures_are_those_of_its_final_rows(ledger: Ledger) -> None:
