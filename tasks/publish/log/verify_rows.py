@@ -1,7 +1,7 @@
 """The rows in the files: are they, bundle by bundle, those that were admitted?
 
 The root of a bundle's rows is in the event of its admission (`blocks/ledger/roots.py`), so it is computed again from
-the files that hold them, cut or compacted. A row that was changed, removed, added or moved to another bundle changes it.
+the files that hold them, cut or compacted. A row that was changed, removed, added or given to another changes it.
 Rows that were summed up by day are gone, as an event says; of these only their number can be checked.
 """
 
