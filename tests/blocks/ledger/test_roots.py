@@ -141,7 +141,7 @@ def changed(column: str, value: Any) -> Callable[[pa.Table], pa.Table]:
 
 TAMPERED: dict[str, Callable[[pa.Table], pa.Table]] = {
     "an outcome": changed("outcome", lambda old: "passed" if old != "passed" else "failed"),
-    "a duration": changed("seconds", lambda old: (old or 0.0) + 1e-9),
+    "a duration": changed("seconds", lambda old: 1.25 if old is None else math.nextafter(old, math.inf)),
     "a message": changed("message", lambda old: (old or "") + " "),
     "a time": changed("started", lambda old: pa.scalar(old).as_py().replace(microsecond=(old.microsecond + 1) % 10**6)),
     "an attempt": changed("attempt", lambda _: "a-" + "0" * 16),

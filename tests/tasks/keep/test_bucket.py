@@ -19,6 +19,7 @@ from blocks.store import open_store
 from tasks.collect.segments import cut_segments
 from tasks.keep.compact import Limits, compact
 from tasks.keep.sweep import sweep_orphans
+from tasks.publish.log.verify_files import verify_files
 from tests.ledger_rows import Case, made_unit, make_run
 from tests.s3 import Faults
 from tests.s3 import bucket_url as bucket_url
@@ -81,6 +82,21 @@ def test_a_segment_that_was_changed_in_the_bucket_is_refused(ledger: Ledger, oth
     bucket.delete(f"results/{segment.path}")
     with pytest.raises(TrustError, match="is not in"):
         run_query(other, "SELECT * FROM results")
+
+
+def test_a_check_looks_into_the_bucket_and_not_at_the_copies(ledger: Ledger) -> None:
+    (made,) = cut_runs(ledger, 1)
+    checked = verify_files(ledger)
+    assert (checked.findings.listed, checked.files, checked.rows.rows) == ([], 4, 10)
+    (segment,) = live(ledger)
+    bucket = ledger.store.bucket
+    assert bucket is not None
+    bucket.delete(f"results/{segment.path}")
+    bucket.put(f"results/{segment.path}", b"x" * segment.bytes)
+    (raw,) = (found.name for found in bucket.names("store/") if made.bundles[0].endswith(found.name.rsplit("/")[-1]))
+    bucket.delete(raw)
+    found = {(finding.kind, finding.where) for finding in verify_files(ledger).findings.listed}
+    assert found == {("changed_file", f"results/{segment.path}"), ("missing", f"part 1 of {made.leases[0]}")}
 
 
 def test_a_cut_whose_upload_fails_loses_nothing(

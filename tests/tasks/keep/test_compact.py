@@ -221,7 +221,7 @@ def test_compactors_killed_at_random_moments_lose_nothing_and_show_nothing_twice
     print(f"SOAK_SEED={seed}")
     dice = random.Random(seed)
     fork = multiprocessing.get_context("fork")
-    for number in range(5 if os.environ.get("COMMONFLEET_SOAK") is None else 100):
+    for number in range(3 if os.environ.get("COMMONFLEET_SOAK") is None else 100):
         cut_runs(ledger, 2, first=number * 2)
         before = everything(ledger)
         after = dice.uniform(0.02, 0.4)
