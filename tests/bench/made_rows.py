@@ -16,7 +16,8 @@ import pyarrow as pa
 from blocks.canonical import digest_bytes, digest_file
 from blocks.ledger.files import Segment
 from blocks.ledger.results import display_name, test_id
-from tasks.collect.segments import ROW_GROUP
+from blocks.ledger.tables import RESULT_SCHEMA
+from tasks.collect.segments import ROW_GROUP, write_segment
 from tasks.keep.compact import week_of
 
 TESTS, DAYS, LEASES = 50_000, 28, 60
@@ -74,13 +75,16 @@ def maker(runs: int, bundles: Sequence[Sequence[str]] | None = None) -> Iterator
 def write(connection: duckdb.DuckDBPyConnection, results: Path, first: int, count: int, runs: int) -> Segment:
     """The file of `count` runs from `first` on, of `runs` in all: cut where it is one, else compacted."""
     at = created(first, runs)
-    folder = f"run={name_of(first)}" if count == 1 else f"week={week_of(at)}"
-    path = Path(f"kind=results/{folder}/environment=cpu/{first}.parquet")
-    (results / path).parent.mkdir(parents=True, exist_ok=True)
     rows = _ROW.format(start=0, end=TESTS * count, runs=count, first=first)
+    if count == 1:
+        made = connection.sql(rows).to_arrow_table().select(RESULT_SCHEMA.names)
+        file = write_segment(results, (name_of(first), "cpu"), "results", made)
+        path = file.path.relative_to(results)
+        return Segment(file.digest, name_of(first), "cpu", "results", str(path), file.rows, file.bytes, at)
+    path = Path(f"kind=results/week={week_of(at)}/environment=cpu/{first}.parquet")
+    (results / path).parent.mkdir(parents=True, exist_ok=True)
     connection.execute(
         f"COPY ({rows}) TO '{results / path}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})"
     )
-    run = name_of(first) if count == 1 else ""
     size = (results / path).stat().st_size
-    return Segment(digest_file(results / path), run, "cpu", "results", str(path), TESTS * count, size, at)
+    return Segment(digest_file(results / path), "", "cpu", "results", str(path), TESTS * count, size, at)

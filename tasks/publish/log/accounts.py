@@ -26,7 +26,7 @@ from blocks.ledger.keep_schema import dropped_bundles
 from blocks.ledger.schema import bundles, events, segments
 from tasks.publish.log.verify_events import whatever_it_holds
 
-MEMORY = "300MB"
+MEMORY = "200MB"
 PAGE = 5000
 
 Row = tuple[Any, ...]

@@ -248,14 +248,14 @@ def test_of_two_cutters_with_the_same_bundles_one_gives_way(ledger: Ledger, monk
     make_run(ledger, some_units(6), units_per_lease=2)
     before = run_query(ledger, ALL_ROWS)
     both_have_written = threading.Barrier(2, timeout=30)
-    write = cutting._write
+    write = cutting.write_segment
 
     def write_and_wait(*args: object) -> object:
         written = write(*args)
         both_have_written.wait()
         return written
 
-    monkeypatch.setattr(cutting, "_write", write_and_wait)
+    monkeypatch.setattr(cutting, "write_segment", write_and_wait)
     made: list[int] = []
     cutters = [threading.Thread(target=lambda: made.append(cut_segments(ledger, everything=True))) for _ in range(2)]
     for cutter in cutters:
