@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, exc, insert, select, text, update
 
 from blocks.errors import LedgerError
+from blocks.ledger import keep_schema
 from blocks.ledger.log_schema import ALLOWED
 from blocks.ledger.refusals import let_only_grow, make_facts
 from blocks.ledger.schema import IMMUTABLE, meta, metadata, now
@@ -108,7 +109,7 @@ def make_ready(ledger: Ledger) -> None:
 def make(connection: Connection) -> None:
     """The tables of a new ledger, from the metadata, in the transaction of the connection."""
     metadata.create_all(connection)
-    make_facts(connection, IMMUTABLE)
+    make_facts(connection, (*IMMUTABLE, *(table.name for table in keep_schema.FACTS)))
     let_only_grow(connection, ALLOWED)
     connection.execute(insert(meta).values(key="identity", value=uuid.uuid4().hex))
     _stamp(connection, head())

@@ -259,9 +259,9 @@ segments = Table(
     "segments",
     metadata,
     Column("digest", String, primary_key=True),
-    Column("run", String, nullable=False),
+    Column("run", String, nullable=False),  # empty where it has rows of several: see segment_runs
     Column("environment", String, nullable=False),
-    Column("kind", String, nullable=False),  # results, metrics
+    Column("kind", String, nullable=False),  # results, metrics, daily
     Column("path", String, nullable=False),  # relative to the results folder
     Column("rows", Integer, nullable=False),
     Column("bytes", Integer, nullable=False),

@@ -32,12 +32,13 @@ def verify_ledger(*, as_json: bool) -> int:
                 do=f"Run something first; where there was a log, restore {home.log_key} from a backup.",
             )
         audit = verify_events(ledger, key, remembered=home.last_checkpoint)
-        files, read = verify_files(ledger)
+        checked = verify_files(ledger)
     finally:
         ledger.close()
     appends = "the end of a run, or upkeep, appends them" if home.log_key.exists() else f"{home.log_key} is missing"
-    findings, count = [*audit.findings, *files.listed], audit.count + files.count
-    return _told(audit, findings, count, as_json, {"files": read, "waiting": audit.waiting}, appends)
+    findings, count = [*audit.findings, *checked.findings.listed], audit.count + checked.findings.count
+    more = {"files": checked.files, "dropped": checked.dropped, "waiting": audit.waiting, **vars(checked.rows)}
+    return _told(audit, findings, count, as_json, more, appends)
 
 
 def verify_published(folder: Path, key: str | None, witnesses: Sequence[str], *, as_json: bool) -> int:
@@ -103,9 +104,23 @@ def _told(
         print(f"  ... and {count - len(findings):,} more.")
     print(audit.assurance)
     if "files" in more:
-        wrong = count - audit.count
-        some = f"Of {more['files']:,} files {wrong:,} are not what was recorded."
-        print(some if wrong else f"All {more['files']:,} files of results and bundles are what was recorded.")
+        _tell_files(more, wrong=count - audit.count)
     if more.get("waiting"):
         print(f"{more['waiting']:,} events wait for their leaf; {appends}.")
     return 1 if count else 0
+
+
+def _tell_files(more: dict[str, Any], wrong: int) -> None:
+    if wrong:
+        print(
+            f"{more['files']:,} files of results and bundles were read: {wrong:,} findings on them and on their rows."
+        )
+    else:
+        print(f"All {more['files']:,} files of results and bundles are what was recorded.")
+    print(f"The {more['rows']:,} rows of {more['bundles']:,} bundles are those that were admitted.")
+    if more["summed_up"]:
+        print(f"The rows of {more['summed_up']:,} bundles were summed up by day, as the log says.")
+    if more["dropped"]:
+        print(f"{more['dropped']:,} raw bundles were dropped, as the log says.")
+    if more["unproven"]:
+        print(f"{more['unproven']:,} bundles of an older commonfleet: only the number of their rows was compared.")

@@ -1,1 +1,2 @@
-"""Keeping the ledger: backups, restoring them, moving it to another database, and looking whether it is sound."""
+"""Keeping what was collected: segments compacted, what is old let go, what a crash left swept away; backups, restoring
+them, moving the ledger to another database, and looking whether it is sound."""

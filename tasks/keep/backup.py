@@ -138,7 +138,7 @@ def _copy_files(ledger: Ledger, folder: Path, wanted: Iterable[Named]) -> tuple[
             if copy.exists() and digest_file(copy) == named.digest:
                 digests[named.path] = named.digest  # from a try before
                 continue
-            digests[named.path] = _copied(place(ledger, named), copy)
+            digests[named.path] = _taken(ledger, named, copy)
         except FileNotFoundError:
             missing.append(named)
             continue
@@ -176,6 +176,16 @@ def _end(folder: Path, digests: dict[str, str], **more: Any) -> None:
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
+
+
+def _taken(ledger: Ledger, named: Named, copy: Path) -> str:
+    """Copy a file from where it is kept, durably; gives the digest of the copy. Raises FileNotFoundError."""
+    if ledger.store.bucket is None:
+        return _copied(place(ledger, named), copy)
+    copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    ledger.store.bucket.fetch(named.path, copy)
+    durable(copy)
+    return digest_file(copy)
 
 
 def _copied(source: Path, copy: Path) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 from sqlalchemy import select
 
 from blocks.ledger import Ledger, now
-from blocks.ledger.schema import leases
+from blocks.ledger.schema import leases, segments
 from tasks.collect.driver import left_runs, stalled_runs
-from tasks.keep.named import Named, named_segments, place, trouble_with
+from tasks.keep.named import Named, named_segments, trouble_with
 
 ORPHAN_SECONDS = 3600.0  # a younger file may belong to a cutter that has not committed yet
 OVERDUE_SECONDS = 600.0
@@ -70,9 +70,10 @@ def _compared(ledger: Ledger, named: list[Named]) -> tuple[list[str], list[str]]
 
 
 def _orphans(ledger: Ledger) -> list[Path]:
-    files = [path for path in ledger.results.rglob("*") if path.is_file()]
+    files = [*ledger.results.rglob("*.parquet"), *ledger.results.rglob(".tmp-*")]
     oldest = time.time() - ORPHAN_SECONDS
-    known = {place(ledger, segment) for segment in _segments(ledger)}  # read after the files: those come first
+    with ledger.read() as connection:  # after the files: those come first
+        known = {ledger.results / path for path in connection.scalars(select(segments.c.path))}  # replaced ones, too
     return sorted(path for path in files if path not in known and path.exists() and path.stat().st_mtime <= oldest)
 
 

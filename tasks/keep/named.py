@@ -11,7 +11,9 @@ from sqlalchemy import Connection, select, union
 
 from blocks.canonical import digest_file
 from blocks.ledger import Ledger
-from blocks.ledger.schema import builds, bundles, segments
+from blocks.ledger.files import counting
+from blocks.ledger.keep_schema import dropped_bundles
+from blocks.ledger.schema import builds, bundles
 
 
 @dataclass(frozen=True)
@@ -25,25 +27,30 @@ class Named:
 
 def named_segments(connection: Connection) -> list[Named]:
     """Every Parquet file that counts."""
-    query = select(segments.c.path, segments.c.digest).order_by(segments.c.path)
-    return [Named(f"results/{path}", digest, "segment") for path, digest in connection.execute(query)]
+    found = sorted(counting(connection), key=lambda segment: segment.path)
+    return [Named(f"results/{segment.path}", segment.digest, "segment") for segment in found]
 
 
 def named_in_store(connection: Connection) -> Iterator[Named]:
-    """Raw bundles and provenance statements. (Builds' artifacts are large and made again where they are missing.)"""
-    for what, column in (("bundle", bundles.c.digest), ("provenance", builds.c.provenance)):
-        for digest in connection.scalars(union(select(column)).order_by(column.name)):
-            yield stored(digest, what)
+    """Raw bundles that were not dropped, and provenance statements.
 
-
-def stored(digest: str, what: str) -> Named:
-    """A file of the store."""
-    name = digest.removeprefix("sha256:")
-    return Named(f"store/{name[:2]}/{name}", digest, what)
+    (Builds' artifacts are large, and made again where they are missing.)
+    """
+    kept = select(bundles.c.digest).where(bundles.c.digest.not_in(select(dropped_bundles.c.digest)))
+    for what, column, digests in (
+        ("bundle", bundles.c.digest, kept),
+        ("provenance", builds.c.provenance, select(builds.c.provenance)),
+    ):
+        for digest in connection.scalars(union(digests).order_by(column.name)):
+            name = digest.removeprefix("sha256:")
+            yield Named(f"store/{name[:2]}/{name}", digest, what)
 
 
 def trouble_with(ledger: Ledger, named: Named) -> Literal["missing", "altered"] | None:
-    """What is wrong with the file, which is read as a whole."""
+    """What is wrong with the file, which is read as a whole where it is kept."""
+    if ledger.store.bucket is not None:
+        found = ledger.store.bucket.digest(named.path)
+        return "missing" if found is None else None if found == named.digest else "altered"
     try:
         return None if digest_file(place(ledger, named)) == named.digest else "altered"
     except OSError:
@@ -51,7 +58,7 @@ def trouble_with(ledger: Ledger, named: Named) -> Literal["missing", "altered"] 
 
 
 def place(ledger: Ledger, named: Named) -> Path:
-    """Where the file stands on this machine."""
+    """Where the file stands on this machine. (With a bucket: its copy, which need not be there.)"""
     if named.what == "segment":
         return ledger.results / named.path.removeprefix("results/")
     return ledger.store.path(named.digest)
