@@ -1,0 +1,191 @@
+"""The rows of reports, a list per column, made into Arrow a piece at a time so that a million cases stay small.
+
+`CASES` and `METRICS` are what a reading gives; `stamp.py` makes segments' columns from them. This module and all that
+it imports load fast: every reading process starts with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from json.encoder import encode_basestring
+from typing import Any
+
+import pyarrow as pa
+
+from tasks.collect.readers import text
+
+CASES = pa.schema([
+    ("source", pa.int32()),  # which source of the batch
+    ("test_id", pa.string()), ("suite", pa.string()), ("file", pa.string()), ("cls", pa.string()),
+    ("name", pa.string()), ("outcome", pa.string()), ("seconds", pa.float64()),
+    ("message", pa.string()),
+    ("output", pa.string()),  # of tests that went wrong
+    ("reruns", pa.int32()),  # failed tries of the same test that the report tells of beside its last
+    ("repeat", pa.int32()),  # 0 for a test's first row in the source, 1 for its second, ...
+])  # fmt: skip
+
+METRICS = pa.schema([
+    ("source", pa.int32()),
+    ("suite", pa.string()), ("model", pa.string()), ("variant", pa.string()), ("metric", pa.string()),
+    ("value", pa.float64()), ("measured_in", pa.string()), ("target", pa.float64()),
+    ("samples", pa.list_(pa.float64())), ("detail", pa.string()),
+])  # fmt: skip
+
+_PIECE_SCHEMA = CASES.remove(CASES.get_field_index("repeat"))
+_PIECE = 20_000
+_GIVEN = ("suite", "file", "cls", "name", "outcome", "seconds", "message", "output", "reruns")
+
+
+class Rows:
+    """Takes the rows of one source. `suite` stands for every suite that the report names, where it is given."""
+
+    def __init__(self, source: int = 0, suite: str | None = None) -> None:
+        self.cases = 0
+        self.metrics = 0
+        self._source = source
+        self._suite = suite
+        self._case: dict[str, list[Any]] = {column: [] for column in _GIVEN}
+        self._metric: dict[str, list[Any]] = {column: [] for column in METRICS.names[1:]}
+        self._pieces: list[pa.RecordBatch] = []
+        self._seen: set[int] = set()  # hashes of test ids
+
+    def case(
+        self,
+        suite: str,
+        file: str,
+        cls: str,
+        name: str,
+        outcome: str,
+        seconds: float | None = None,
+        message: str | None = None,
+        output: str | None = None,
+        reruns: int = 0,
+    ) -> None:
+        """One test case; the text of its names need not be clean yet."""
+        clean, column = text.clean, self._case
+        column["suite"].append(clean(suite))
+        column["file"].append(clean(file))
+        column["cls"].append(clean(cls))
+        column["name"].append(text.name(name))
+        column["outcome"].append(outcome)
+        column["seconds"].append(seconds)
+        column["message"].append(clean(message) if message else None)
+        column["output"].append(clean(output) if output else None)
+        column["reruns"].append(reruns)
+        self.cases += 1
+        if len(column["name"]) >= _PIECE:
+            self._flush()
+
+    def many(self, places: Places, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Many cases at once, all clean: where each stands, and `name`, `outcome`, `seconds` and so on of each."""
+        self._flush()
+        self.cases += len(columns["name"])
+        self._add(places, columns)
+
+    def metric(
+        self,
+        suite: str,
+        model: str,
+        variant: str,
+        metric: str,
+        value: float,
+        measured_in: str = "",
+        target: float | None = None,
+        samples: list[float] | None = None,
+        detail: str = "",
+    ) -> None:
+        """One figure of a benchmark."""
+        clean = text.clean
+        values = (
+            self._suite if self._suite is not None else clean(suite), text.name(model), clean(variant),
+            text.name(metric), value, clean(measured_in), target, samples, text.cut(clean(detail)),
+        )  # fmt: skip
+        for column, given in zip(self._metric.values(), values, strict=True):
+            column.append(given)
+        self.metrics += 1
+
+    def drop_after(self, cases: int) -> None:
+        """Forget every case after the first `cases`, which must have been the count after a call of `many`."""
+        self._flush()
+        while self.cases > cases:
+            self.cases -= self._pieces.pop().num_rows
+
+    def case_table(self) -> pa.Table:
+        """All cases, with `CASES`."""
+        self._flush()
+        table = pa.Table.from_batches(self._pieces, _PIECE_SCHEMA)
+        # Mostly no test is there twice. (Two that only have the same hash cost time and no truth.)
+        alone = len(self._seen) == self.cases
+        repeat = pa.array([0] * self.cases, pa.int32()) if alone else _repeats(table["test_id"])
+        return table.append_column("repeat", repeat)
+
+    def metric_table(self) -> pa.Table:
+        """All metrics, with `METRICS`."""
+        source = pa.array([self._source] * self.metrics, pa.int32())
+        arrays = [pa.array(values, METRICS.field(name).type) for name, values in self._metric.items()]
+        return pa.Table.from_arrays([source, *arrays], schema=METRICS)
+
+    def _flush(self) -> None:
+        if self._case["name"]:
+            places = Places()
+            of = zip(self._case["suite"], self._case["file"], self._case["cls"], strict=True)
+            places.of = [places.index(*one) for one in of]
+            self._add(places, self._case)
+            for column in self._case.values():
+                column.clear()
+
+    def _add(self, places: Places, columns: Mapping[str, Sequence[Any]]) -> None:
+        different = [(self._suite if self._suite is not None else suite, file, cls) for suite, file, cls in places.all]
+        ids = _ids(different, places.of, columns["name"])
+        self._seen.update(map(hash, ids))
+        index = pa.array(places.of, pa.int32())
+        arrays: dict[str, pa.Array] = {"source": pa.array([self._source] * len(ids), pa.int32())}
+        arrays["test_id"] = _hex(ids)
+        for column, values in zip(("suite", "file", "cls"), zip(*different, strict=True), strict=True):
+            arrays[column] = pa.array(values, pa.string()).take(index)
+        for column in ("name", "outcome", "seconds", "message", "output", "reruns"):
+            arrays[column] = pa.array(columns[column], CASES.field(column).type)
+        self._pieces.append(
+            pa.RecordBatch.from_arrays([arrays[name] for name in _PIECE_SCHEMA.names], schema=_PIECE_SCHEMA)
+        )
+
+
+class Places:
+    """The different (suite, file, class) triples of many cases, and which of them each case has."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str, str, str]] = []
+        self.of: list[int] = []
+        self._known: dict[tuple[str, str, str], int] = {}
+
+    def index(self, suite: str, file: str, cls: str) -> int:
+        """The number of a triple, a new one if it is new."""
+        place = (suite, file, cls)
+        number = self._known.setdefault(place, len(self.all))
+        if number == len(self.all):
+            self.all.append(place)
+        return number
+
+
+def _ids(places: Sequence[tuple[str, str, str]], of: Iterable[int], names: Iterable[str]) -> list[bytes]:
+    """What `blocks.ledger.results.test_id` gives, for many and as bytes: what is before the name is made once."""
+    sha256, quote = hashlib.sha256, encode_basestring
+    heads = [f"[{quote(suite)},{quote(file)},{quote(cls)}," for suite, file, cls in places]
+    return [sha256(f"{heads[at]}{quote(name)}]".encode()).digest()[:16] for at, name in zip(of, names, strict=True)]
+
+
+def _hex(ids: Sequence[bytes]) -> pa.Array:
+    """Hex digits for many ids at once: a buffer of text and where each starts."""
+    starts = pa.array(range(0, 32 * len(ids) + 1, 32), pa.int32())
+    return pa.StringArray.from_buffers(len(ids), starts.buffers()[1], pa.py_buffer(b"".join(ids).hex().encode()))
+
+
+def _repeats(ids: pa.ChunkedArray) -> pa.Array:
+    """For each row how many rows before it have the same id."""
+    seen: dict[str, int] = {}
+    counted = []
+    for one in ids.to_pylist():
+        counted.append(seen.get(one, 0))
+        seen[one] = counted[-1] + 1
+    return pa.array(counted, pa.int32())

@@ -1,0 +1,134 @@
+"""From the rows of a reading to the columns of a segment, a column at a time.
+
+What a report cannot know (run, environment, who brought it) is the same for a whole file and is given; one row of each
+test stands for it (`final`), the worst where a file holds several, as for a bundle's.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from blocks.lease import worst
+from blocks.ledger.results import attempt_id
+from blocks.ledger.rows import METRIC_SCHEMA, RESULT_SCHEMA
+from tasks.collect.readers.base import Reading
+
+LEASE = "ingest"
+"""What stands in the place of a lease for rows that came from a file."""
+
+
+ROW_GROUP = 20_000  # as in every segment
+
+_ALL_DIFFERENT = ("test_id", "name", "test", "message", "seconds", "value", "samples")
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What the orchestrator knows of the files that are ingested together. `started` is in microseconds since 1970."""
+
+    run: str
+    environment: str
+    machine: str = ""
+    pool: str = ""
+    vendor: str = ""
+    counted: bool = True
+    reason: str = ""
+    started: int | None = None
+
+    def columns(self, reading: Reading) -> dict[str, Any]:
+        """The values of the attempt's columns for one file: it is the unit and, by its digest, the bundle."""
+        unit = unit_of(reading.digest)
+        return {
+            "run": self.run, "environment": self.environment, "unit": unit, "unit_name": reading.name,
+            "planned": min(reading.known or 0, 2**31 - 1), "attempt": attempt_id(LEASE, unit, 1), "ordinal": 1,
+            "mode": "company", "counted": self.counted, "reason": self.reason, "bundle": reading.digest,
+            "lease": LEASE, "part": 1, "machine": self.machine, "slot": 0, "pool": self.pool, "vendor": self.vendor,
+            "started": self.started,
+        }  # fmt: skip
+
+
+def unit_of(digest: str) -> str:
+    """The id of the unit that an ingested file stands for: `u-` and 16 hex digits of its digest."""
+    return "u-" + digest.removeprefix("sha256:")[:16]
+
+
+def parquet(table: pa.Table) -> pa.Buffer:
+    """A segment's bytes: what is written to disk and named by its digest."""
+    sink = pa.BufferOutputStream()
+    # A dictionary of what is different in each row would be built, found too large and thrown away.
+    coded = [name for name in table.schema.names if name not in _ALL_DIFFERENT]
+    with pq.ParquetWriter(
+        sink, table.schema, compression="zstd", use_dictionary=coded, store_schema=False, write_page_index=True
+    ) as writer:
+        writer.write_table(table, row_group_size=ROW_GROUP)
+        writer.add_key_value_metadata({"commonfleet.cut": uuid.uuid4().hex})  # no two files are the same
+    return sink.getvalue()
+
+
+def results(cases: pa.Table, readings: Mapping[int, Reading], stamp: Stamp) -> pa.Table:
+    """`RESULT_SCHEMA` rows for `CASES` rows, sorted as a segment is; `readings` by source."""
+    file, cls, name = cases["file"], cases["cls"], cases["name"]
+    inner = pc.if_else(pc.equal(cls, ""), name, pc.binary_join_element_wise(cls, name, "."))
+    own = {column: cases[column] for column in ("test_id", "suite", "name", "outcome", "seconds", "message")}
+    own |= {"file": file, "cls": cls, "test": pc.binary_join_element_wise(file, inner, "::"), "final": _final(cases)}
+    table = _table(cases, own, readings, stamp, RESULT_SCHEMA)
+    return table.sort_by([("test_id", "ascending"), ("started", "ascending")])
+
+
+def metrics(rows: pa.Table, readings: Mapping[int, Reading], stamp: Stamp) -> pa.Table:
+    """`METRIC_SCHEMA` rows for `METRICS` rows, sorted as a segment is; `readings` by source."""
+    own = {
+        column: rows[column] for column in ("suite", "model", "variant", "metric", "value", "measured_in", "samples")
+    }
+    unknown = pa.nulls(rows.num_rows, pa.float64())
+    table = _table(rows, {**own, "low": unknown, "high": unknown}, readings, stamp, METRIC_SCHEMA)
+    return table.sort_by([("model", "ascending"), ("metric", "ascending"), ("variant", "ascending")])
+
+
+def _table(
+    rows: pa.Table, own: dict[str, Any], readings: Mapping[int, Reading], stamp: Stamp, schema: pa.Schema
+) -> pa.Table:
+    order = sorted(readings)
+    index = pc.index_in(rows["source"], pa.array(order, pa.int32()))
+    if index.null_count:
+        raise KeyError("a row's source has no reading")
+    known = [stamp.columns(readings[at]) for at in order]
+    arrays = []
+    for entry in schema:
+        coded = pa.types.is_dictionary(entry.type)
+        if entry.name in own:
+            arrays.append(own[entry.name].dictionary_encode() if coded else own[entry.name])
+        else:
+            values = pa.array([columns[entry.name] for columns in known], pa.string() if coded else entry.type)
+            arrays.append((values.dictionary_encode() if coded else values).take(index))
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _final(cases: pa.Table) -> pa.Array:
+    """All rows, but of the tests that a source names more than once only the worst row (the last of equals)."""
+    if not pc.any(pc.greater(cases["repeat"], 0)).as_py():
+        return pa.array([True] * cases.num_rows, pa.bool_())
+    repeated = cases.filter(pc.greater(cases["repeat"], 0))
+    keys = set(zip(repeated["source"].to_pylist(), repeated["test_id"].to_pylist(), strict=True))
+    standing: dict[tuple[int, str], int] = {}
+    sources, ids, outcomes = (cases[column].to_pylist() for column in ("source", "test_id", "outcome"))
+    final = [True] * cases.num_rows
+    for at, key in enumerate(zip(sources, ids, strict=True)):
+        if key not in keys:
+            continue
+        before = standing.get(key)
+        loser = before if before is not None and worst([outcomes[before], outcomes[at]]) == outcomes[at] else at
+        if before is None:
+            standing[key] = at
+        elif loser == before:
+            final[before], standing[key] = False, at
+        else:
+            final[at] = False
+    return pa.array(final, pa.bool_())
