@@ -225,7 +225,7 @@ def _mark(connection: Connection, taken: Sequence[Bundle], segment: str) -> int:
 def _write(results: Path, group: tuple[str, str], kind: str, table: pa.Table) -> SegmentFile:
     """Write a table durably below `results`, under the name of its digest."""
     run, environment = group
-    folder = results / f"kind={kind}" / f"run={_safe(run)}" / f"environment={_safe(environment)}"
+    folder = results / f"kind={kind}" / f"run={safe_name(run)}" / f"environment={safe_name(environment)}"
     temporary = folder / f".tmp-{uuid.uuid4().hex}"
     try:
         with writing_below(results):
@@ -249,7 +249,7 @@ def _write(results: Path, group: tuple[str, str], kind: str, table: pa.Table) ->
     return SegmentFile(kind, final, digest, table.num_rows, size)
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
     """A name as one path component: what is not a letter, digit, `.`, `_` or `-` is written as %XX."""
     quoted = urllib.parse.quote(name, safe="")
     return quoted if quoted.strip(".") else quoted.replace(".", "%2E")

@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 
-BENCHES = ("leases", "log", "memory", "libtorch", "nightly")
+BENCHES = ("leases", "log", "ingest", "memory", "libtorch", "nightly")
 
 
 def main() -> None:

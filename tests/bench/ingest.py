@@ -1,13 +1,13 @@
 """Ingest: 40 JUnit files of 50,000 cases, from XML to committed Parquet, against junitparser that only parses them.
 
-"Committed" is what a segment is: a file in the results' columns, sorted, fsynced and renamed. junitparser is the peer
+Ours is all that `commonfleet ingest` does: the raw files kept (compressed) in the store and the signed manifest beside
+them, the rows' roots, sorted segments, all of it fsynced, and the records' transactions. junitparser is the peer
 and no dependency: `pip install junitparser` somewhere and name that interpreter in BENCH_JUNITPARSER. It reads what we
 keep (class, name, time, outcome with its text, output), one file after another; both read the same files in this run.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import resource
@@ -16,12 +16,16 @@ import sys
 import tempfile
 import threading
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
-from tasks.collect.readers import read
-from tasks.collect.readers.stamp import Stamp
+from sqlalchemy import func, select
+
+from blocks.ledger import open_ledger
+from blocks.ledger.schema import bundles, segments
+from blocks.signing import load_or_make_key
+from blocks.store import Store
+from tasks.collect.ingest import ingest
 
 WORKERS = 2
 SEED = 20_260_731
@@ -46,10 +50,11 @@ def bench() -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="commonfleet-bench-") as folder:
         paths = _corpus(Path(folder) / "xml", files, cases)
         size = sum(path.stat().st_size for path in paths)
+        (Path(folder) / "home").mkdir()
         before = _cpu()
         peer = _peer(paths)
         between = _cpu()
-        ours = _ours(paths, Path(folder) / "results")
+        ours = _ours(paths, Path(folder) / "home")
         after = _cpu()
     assert ours["rows"] == files * cases, ours
     peer_rate = round(files * cases / peer) if peer else None
@@ -63,7 +68,8 @@ def bench() -> dict[str, Any]:
         "ours_cases_per_second": round(ours["rows"] / ours["seconds"]),
         "ours_seconds": round(ours["seconds"], 2),
         "cpu_seconds": {"ours": round(after - between, 2), "junitparser": round(between - before, 2)},
-        "parquet_mb": round(ours["bytes"] / 1e6, 1),
+        "parquet_mb": round(ours["parquet"] / 1e6, 1),
+        "kept_mb": round(ours["kept"] / 1e6, 1),
         "peak_mb": ours["peak_mb"],
         "under_500_mb": ours["peak_mb"]["together"] < 500,
         "junitparser_cases_per_second": peer_rate,
@@ -115,31 +121,23 @@ def _peer(paths: list[Path]) -> float | None:
     return float(done.stdout.split()[1])
 
 
-def _ours(paths: list[Path], folder: Path) -> dict[str, Any]:
-    folder.mkdir()
+def _ours(paths: list[Path], home: Path) -> dict[str, Any]:
+    ledger = open_ledger(f"sqlite:///{home}/ledger.db", home / "results", Store(home / "store"))
+    key = load_or_make_key(home / "agent.key")
     stop, peaks = threading.Event(), {}
     watch = threading.Thread(target=_watch, args=(stop, peaks))
     watch.start()
-    began, rows, written = time.monotonic(), 0, 0
-    for batch in read(paths, suite="bench", stamp=Stamp("run", "environment"), workers=WORKERS):
-        rows += sum(reading.cases for reading in batch.readings.values())
-        written += _commit(folder, batch.segments["results"])
+    began = time.monotonic()
+    for outcome in ingest(ledger, key, paths, run="bench", environment="bench", suite="bench", workers=WORKERS):
+        assert outcome.word == "ingested", outcome
     seconds = time.monotonic() - began
     stop.set()
     watch.join()
-    return {"rows": rows, "seconds": seconds, "bytes": written, "peak_mb": peaks}
-
-
-def _commit(folder: Path, segment: bytes | bytearray) -> int:
-    """Durably under the name of its digest, as every segment."""
-    temporary = folder / f".tmp-{uuid.uuid4().hex}"
-    temporary.write_bytes(segment)
-    for path in (temporary, folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-    temporary.rename(folder / f"{hashlib.sha256(segment).hexdigest()}.parquet")
-    return len(segment)
+    with ledger.read() as connection:
+        rows, parquet = connection.execute(select(func.sum(segments.c.rows), func.sum(segments.c.bytes))).one()
+        kept = connection.scalar(select(func.sum(bundles.c.bytes)))
+    ledger.close()
+    return {"rows": rows, "seconds": seconds, "parquet": parquet, "kept": kept, "peak_mb": peaks}
 
 
 def _watch(stop: threading.Event, peaks: dict[str, float]) -> None:

@@ -100,6 +100,18 @@ class Reading:
     why: str = ""
     issues: tuple[Issue, ...] = field(default_factory=tuple)
     seconds: float = 0.0  # of a processor, that reading it took
+    suite: str = ""  # the one that all its rows have; empty where they have several
+    distinct: int = 0  # tests among the cases
+    worst: str = "passed"  # outcome of all cases
+    duration: float = 0.0  # seconds that the cases say they took together
+    root: str = ""  # over the rows, as segments hold them (`blocks.ledger.roots`)
+    stored: str = ""  # digest of the form in which the file is kept
+
+    @property
+    def expected(self) -> int:
+        """Tests that there should be: those found and, of a file that was cut off, those that it told of beside."""
+        more = max(0, (self.known or 0) - self.cases) if self.outcome == "salvaged" else 0
+        return min(self.distinct + more, 2**31 - 1)
 
     def sentence(self) -> str:
         """The outcome for people."""

@@ -18,15 +18,16 @@ class Unreadable(Exception):
     """A content that no reader may be given; the message says why."""
 
 
-def kind_of(data: bytes) -> Reader | None:
-    """The reader for this content, or None."""
+def kind_of(data: bytes, only: str | None = None) -> Reader | None:
+    """The reader for this content, or None; with `only` no other than the one of that name."""
     head = data[:_HEAD]
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         text = head[: len(head) & ~1].decode("utf-16", "replace")
     else:
         text = head.decode("utf-8", "replace").removeprefix("\ufeff")
     text = text.lstrip(" \t\r\n\0")
-    return next((kind for kind in KINDS if text and kind.recognises(text)), None)
+    asked = [kind for kind in KINDS if only in (None, kind.NAME)]
+    return next((kind for kind in asked if text and kind.recognises(text)), None)
 
 
 def is_gzip(data: bytes) -> bool:

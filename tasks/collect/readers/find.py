@@ -6,13 +6,17 @@ import glob
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from tasks.collect.readers import text
 from tasks.collect.readers.base import MB, Limits
 
 MOST_SOURCES = 200_000
+
+
+_UNSEEN = str.maketrans(dict.fromkeys("\t\r\n", "\ufffd"))
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,9 @@ def find(
     """
     seen: set[tuple[int, int]] = set()
     given = 0
-    for source in _all(named, stdin, spool, limits):
+    for found in _all(named, stdin, spool, limits):
+        # A name may hold bytes that are no text, or a terminal's commands.
+        source = replace(found, name=text.clean(found.name).translate(_UNSEEN))
         if not source.why:
             status = source.path.stat()
             if (status.st_dev, status.st_ino) in seen:

@@ -13,6 +13,7 @@ from typing import Any
 from tasks.collect.readers import xml_repair
 from tasks.collect.readers.base import MB, Limits, Notes, Told
 from tasks.collect.readers.junit_cases import Cases, Stop
+from tasks.collect.readers.junit_plain import Runs
 from tasks.collect.readers.rows import Rows
 
 NAME = "junit"
@@ -101,17 +102,51 @@ def _document(view: memoryview, cases: Cases, limits: Limits, *, utf8: bool) -> 
     parser.buffer_size = 1 << 16
     parser.StartDoctypeDeclHandler = _doctype
     cases.attach(parser)
+    feed = _Feed(parser, view, limits)
     try:
-        for at in range(0, len(view), _CHUNK):
-            parser.Parse(view[at : at + _CHUNK], False)
-            if min(at + _CHUNK, len(view)) - parser.CurrentByteIndex > limits.token_bytes:
-                raise _Token
+        runs = Runs(view)
+        while run := runs.next(feed.at):
+            feed.up_to(run.start)
+            # Only where expat has understood all that is before: not inside a tag, a comment or a CDATA section.
+            if feed.understood() and cases.take_plain():
+                cases.plain(run.columns, run.cases)
+                feed.leave_out(run.end, run.lines)
+            else:
+                feed.up_to(run.end)
+        feed.up_to(len(view))
         parser.Parse(b"", True)
     except ExpatError as error:
         if errors.messages[error.code] in _NEXT_DOCUMENT and cases.ended():
-            return int(parser.ErrorByteIndex)
+            return int(parser.ErrorByteIndex) + feed.left_out
+        error.lineno += feed.lines
         raise
     return None
+
+
+class _Feed:
+    """Hands a document to expat, piece by piece, and counts what expat does not get to see."""
+
+    def __init__(self, parser: Any, view: memoryview, limits: Limits) -> None:
+        self.at = self.left_out = self.lines = 0
+        self._parser, self._view, self._limits = parser, view, limits
+
+    def up_to(self, end: int) -> None:
+        """Raises _Token for one that is too long to be parsed."""
+        while self.at < end:
+            piece = self._view[self.at : min(self.at + _CHUNK, end)]
+            self._parser.Parse(piece, False)
+            self.at += len(piece)
+            if self.at - self.left_out - self._parser.CurrentByteIndex > self._limits.token_bytes:
+                raise _Token
+
+    def understood(self) -> bool:
+        """Whether nothing waits for its end."""
+        return bool(self._parser.CurrentByteIndex == self.at - self.left_out)
+
+    def leave_out(self, end: int, lines: int) -> None:
+        self.left_out += end - self.at
+        self.lines += lines
+        self.at = end
 
 
 def _doctype(*_: object) -> None:

@@ -6,6 +6,7 @@ Most cases are one tag with three attributes, so the start of a case only keeps 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,12 +49,16 @@ class Cases:
         self._rows, self._notes, self._limits = rows, notes, limits
         self._most_attributes = limits.attributes
         self._claims: list[tuple[int, int | None]] = []  # depth and `tests` of each suite element
-        self._given: list[dict[str, str]] = []
-        self._of: list[_Suite] = []  # of each given case
+        self._name: list[str] = []  # of each given case, as the next four
+        self._time: list[str] = []
+        self._class: list[str | None] = []
+        self._file: list[str | None] = []
+        self._of: list[_Suite] = []
         self._outcome: dict[int, str] = {}
         self._message: dict[int, list[str]] = {}
         self._output: dict[int, list[str]] = {}
         self._reruns: dict[int, int] = {}
+        self._declined: set[int] = set()  # cases whose attributes say that they did not run
         self._complete = 0
         self._reset()
 
@@ -66,6 +71,7 @@ class Cases:
         self._open: tuple[str, int] | None = None  # element whose text is gathered, and its depth
         self._text: list[str] = []
         self._size = 0
+        self._cdata = False
 
     def attach(self, parser: Any) -> None:
         """Begin a document."""
@@ -73,6 +79,8 @@ class Cases:
         self._parser = parser
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
+        parser.StartCdataSectionHandler = self._start_cdata
+        parser.EndCdataSectionHandler = self._end_cdata
 
     def ended(self) -> bool:
         """Whether the document's outermost element has been closed."""
@@ -88,7 +96,7 @@ class Cases:
         self._rows.drop_after(mark[0])
         self.suites = mark[1]
         del self._claims[mark[2] :]
-        for kept in (self._given, self._of, self._outcome, self._message, self._output, self._reruns):
+        for kept in (*self._columns(), self._outcome, self._message, self._output, self._reruns, self._declined):
             kept.clear()
         self._complete = 0
 
@@ -109,9 +117,7 @@ class Cases:
         if len(attributes) > self._most_attributes:
             raise Stop(f"an element with more than {self._most_attributes} attributes")
         if tag == "testcase" and not self._case_at:
-            self._case_at = self._depth
-            self._given.append(attributes)
-            self._of.append(self._suite)
+            self._case(attributes)
         elif self._depth > self._limits.depth:
             raise Stop(f"elements more than {self._limits.depth} deep")
         elif self._open is None:
@@ -119,8 +125,41 @@ class Cases:
 
     def _case(self, attributes: dict[str, str]) -> None:
         self._case_at = self._depth
-        self._given.append(attributes)
+        get = attributes.get
+        self._name.append(get("name", ""))
+        self._time.append(get("time", ""))
+        self._class.append(get("classname"))
+        self._file.append(get("file"))
         self._of.append(self._suite)
+        if "status" in attributes or "result" in attributes:
+            self._not_run(len(self._of) - 1, get("status", ""), get("result", ""))
+
+    def take_plain(self) -> bool:
+        """Whether a case may stand here that is not told by events: directly in a suite, with nothing open."""
+        inside = bool(self._stack) and self._stack[-1][0] == self._depth
+        return inside and not self._case_at and self._open is None and not self._cdata
+
+    def plain(self, columns: Mapping[str, Sequence[str]], cases: int) -> None:
+        """Many cases at once that are nothing but their tag (and what they printed)."""
+        at = len(self._of)
+        self._name += columns["name"]
+        self._time += columns.get("time") or [""] * cases
+        self._class += columns.get("classname") or [None] * cases
+        self._file += columns.get("file") or [None] * cases
+        self._of += [self._suite] * cases
+        self._complete += cases
+        status, result = (columns.get(said) or [""] * cases for said in ("status", "result"))
+        if not _NOT_RUN.isdisjoint(map(str.lower, {*status, *result})):
+            for number in range(cases):
+                self._not_run(at + number, status[number], result[number])
+        if self._complete >= _PIECE:
+            self._many()
+
+    def _start_cdata(self) -> None:
+        self._cdata = True
+
+    def _end_cdata(self) -> None:
+        self._cdata = False
 
     def _other(self, tag: str, attributes: dict[str, str]) -> None:
         if self._depth == 1:
@@ -131,7 +170,7 @@ class Cases:
         elif tag == "testcase" and not self._case_at:
             self._case(attributes)
         elif tag in _STATUS or tag in _OUTPUT or tag in _RERUNS:
-            if tag in _OUTPUT and self._outcome.get(len(self._given) - 1) not in BAD:
+            if tag in _OUTPUT and self._outcome.get(len(self._of) - 1) not in BAD:
                 return  # what a test printed is kept where it says why; writers put it after the failure
             if not self._case_at:
                 # A failure of the suite itself (its set-up, or an unloadable file) must not be lost.
@@ -151,7 +190,7 @@ class Cases:
         self._suite = _Suite(path, attributes.get("file", file), self._flavour)
 
     def _begin(self, tag: str, attributes: dict[str, str]) -> None:
-        at = len(self._given) - 1
+        at = len(self._of) - 1
         if tag in _STATUS:
             self._rank(at, self._judged(tag, attributes))
             _keep(self._message, at, attributes.get("message") or (tag != "skipped" and attributes.get("type")) or "")
@@ -197,7 +236,7 @@ class Cases:
             self._suite = self._stack.pop()[1]
 
     def _close(self, tag: str) -> None:
-        _keep(self._message if tag in _STATUS else self._output, len(self._given) - 1, "".join(self._text))
+        _keep(self._message if tag in _STATUS else self._output, len(self._of) - 1, "".join(self._text))
         self._text, self._size, self._open = [], 0, None
         self._parser.CharacterDataHandler = None
 
@@ -213,16 +252,15 @@ class Cases:
         end = self._complete
         if not end:
             return
-        given = self._given[:end]
-        names = [one.get("name", "") for one in given]
+        names = self._name[:end]
         if not all(names) or max(map(len, names)) > text.NAME_CAP:
             names = [text.name(one) for one in names]
-        said = [one.get("time", "") for one in given]
+        said = self._time[:end]
         seconds = list(map(text.seconds, said))
         self._notes.add("time", "A time that is none (0 to 7 days) became unknown.", _unread(said, seconds))
-        for at, one in enumerate(given):
-            if ("status" in one or "result" in one) and at not in self._outcome:
-                self._not_run(at, one)
+        for at in self._declined:
+            if at < end:
+                self._outcome.setdefault(at, "skipped")
         messages = {at: text.message(*parts) for at, parts in self._message.items()}
         output = {at: text.message(*parts) for at, parts in self._output.items()}
         columns = {
@@ -230,30 +268,35 @@ class Cases:
             "message": _sparse(messages, end, None), "output": _sparse(output, end, None),
             "reruns": _sparse(self._reruns, end, 0),
         }  # fmt: skip
-        self._rows.many(_places(given, self._of[:end]), columns)
+        self._rows.many(_places(self._class[:end], self._file[:end], self._of[:end]), columns)
         self._forget(end)
 
-    def _not_run(self, at: int, attributes: dict[str, str]) -> None:
-        if attributes.get("status", "").lower() in _NOT_RUN or attributes.get("result", "").lower() in _NOT_RUN:
-            self._outcome[at] = "skipped"
+    def _columns(self) -> tuple[list[Any], ...]:
+        return self._name, self._time, self._class, self._file, self._of
+
+    def _not_run(self, at: int, status: str, result: str) -> None:
+        if status.lower() in _NOT_RUN or result.lower() in _NOT_RUN:
+            self._declined.add(at)
 
     def _forget(self, end: int) -> None:
         """Drop what has become rows; a case that is still open keeps what was gathered for it."""
-        del self._given[:end], self._of[:end]
+        for column in self._columns():
+            del column[:end]
+        self._declined = {at - end for at in self._declined if at >= end}
         self._complete = 0
         for name in ("_outcome", "_message", "_output", "_reruns"):
             kept: dict[int, Any] = getattr(self, name)
             setattr(self, name, {at - end: value for at, value in kept.items() if at >= end})
 
 
-def _places(given: list[dict[str, str]], of: list[_Suite]) -> Places:
+def _places(classes: list[str | None], files: list[str | None], of: list[_Suite]) -> Places:
     """Suite, file and class of each case; few are different, so each is taken apart once."""
     places = Places()
     known: dict[tuple[str | None, str | None, _Suite], int] = {}
-    for one, suite in zip(given, of, strict=True):
-        key = (one.get("classname"), one.get("file"), suite)
+    for key in zip(classes, files, of, strict=True):
         index = known.get(key)
         if index is None:
+            suite = key[2]
             file, cls = suite.file if key[1] is None else key[1], key[0] or ""
             place = identity.SPLITS[suite.flavour](_capped(file), _capped(cls))
             index = known[key] = places.index(suite.path, *place)

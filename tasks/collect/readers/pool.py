@@ -17,8 +17,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypedDict
 
 from blocks.canonical import digest_file
@@ -43,18 +43,27 @@ class Numbered:
 
 @dataclass(frozen=True)
 class Raw:
-    """What came of a batch: readings by place, and the rows as Arrow streams or as segments."""
+    """What came of a batch: readings by place, and the rows as Arrow streams or as segments.
+
+    `kept` are the files as they are to be kept, by place: of those that were read and not known already.
+    """
 
     readings: tuple[tuple[int, Reading], ...]
     cases: bytes | bytearray = b""
     metrics: bytes | bytearray = b""
+    kept: Mapping[int, bytes | bytearray] = field(default_factory=dict)
 
 
 class Order(TypedDict):
     """What is to be made of every source."""
 
     suite: str | None
+    format: str | None
     stamp: dict[str, Any] | None
+
+
+Known = Callable[[Sequence[tuple[int, Reading]]], set[int]]
+"""Which of these files, by place, are to be left out: their rows are known already. Asked by several threads."""
 
 
 class _Died(Exception):
@@ -79,12 +88,14 @@ def batches(sources: Iterator[Numbered]) -> Iterator[list[Numbered]]:
         yield batch
 
 
-def read_all(sources: Iterator[Numbered], *, workers: int, order: Order, limits: Limits) -> Iterator[Raw]:
+def read_all(
+    sources: Iterator[Numbered], *, workers: int, order: Order, limits: Limits, known: Known
+) -> Iterator[Raw]:
     """Everything, as it gets ready. Closing the iterator ends the processes."""
     work = _Work(batches(sources))
     done: queue.Queue[Raw | BaseException | None] = queue.Queue(maxsize=workers)
     stop = threading.Event()
-    arguments = (work, done, stop, order, limits)
+    arguments = (work, done, stop, order, limits, known)
     threads = [threading.Thread(target=_serve, args=arguments, daemon=True) for _ in range(workers)]
     for thread in threads:
         thread.start()
@@ -133,7 +144,12 @@ class _Work:
 
 
 def _serve(
-    work: _Work, done: queue.Queue[Raw | BaseException | None], stop: threading.Event, order: Order, limits: Limits
+    work: _Work,
+    done: queue.Queue[Raw | BaseException | None],
+    stop: threading.Event,
+    order: Order,
+    limits: Limits,
+    known: Known,
 ) -> None:
     process: _Process | None = None
     try:
@@ -141,7 +157,7 @@ def _serve(
             again: list[list[Numbered]] = []
             try:
                 process = process or _Process(limits)
-                raw = process.read(batch, order, stop)
+                raw = process.read(batch, order, stop, known)
             except _Died as died:
                 process = None
                 raw, again = _answer(batch, died)
@@ -213,7 +229,7 @@ class _Process:
         pipe = subprocess.PIPE
         self._popen = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=self._errors, env=env, bufsize=0)
 
-    def read(self, batch: Sequence[Numbered], order: Order, stop: threading.Event) -> Raw:
+    def read(self, batch: Sequence[Numbered], order: Order, stop: threading.Event, known: Known) -> Raw:
         """Have a batch read. Raises _Died, and is of no use any more then."""
         self._in_hand: int | None = None
         self._allow(_START_SECONDS)
@@ -232,9 +248,13 @@ class _Process:
                     readings.append((frame["read"], Reading.from_json(frame["reading"])))
                     self._in_hand = None
                     self._allow(_START_SECONDS)
+                elif "asks" in frame:
+                    self._say(sorted(known([one for one in readings if one[1].outcome != "refused"])))
+                    self._allow(_START_SECONDS)
                 else:
                     cases, metrics = (self._take(size, stop) for size in frame["rows"])
-                    return Raw(tuple(readings), cases, metrics)
+                    kept = {at: self._take(size, stop) for at, size in frame["kept"]}
+                    return Raw(tuple(readings), cases, metrics, kept)
         except BaseException:
             self.end()
             raise
@@ -252,9 +272,11 @@ class _Process:
             {"at": one.at, "name": one.source.name, "path": str(one.source.path), "bytes": one.source.bytes}
             for one in batch
         ]
-        line = json.dumps({**order, "sources": sources}).encode() + b"\n"
+        self._say({**order, "sources": sources})
+
+    def _say(self, value: Any) -> None:
         assert self._popen.stdin is not None
-        view = memoryview(line)
+        view = memoryview(json.dumps(value).encode() + b"\n")
         try:
             while view:
                 view = view[self._popen.stdin.write(view) or 0 :]

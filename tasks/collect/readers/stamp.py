@@ -15,15 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from blocks.canonical import digest_json
 from blocks.lease import worst
 from blocks.ledger.results import attempt_id
-from blocks.ledger.rows import METRIC_SCHEMA, RESULT_SCHEMA
+from blocks.ledger.tables import METRIC_SCHEMA, RESULT_SCHEMA
 from tasks.collect.readers.base import Reading
 
-LEASE = "ingest"
-"""What stands in the place of a lease for rows that came from a file."""
 
-
+PART = 1
 ROW_GROUP = 20_000  # as in every segment
 
 _ALL_DIFFERENT = ("test_id", "name", "test", "message", "seconds", "value", "samples")
@@ -42,21 +41,32 @@ class Stamp:
     reason: str = ""
     started: int | None = None
 
+    def attempt(self, digest: str) -> str:
+        """The id of the one attempt that the file with this digest is."""
+        return attempt_id(lease_of(self.run, digest), unit_of(digest), 1)
+
     def columns(self, reading: Reading) -> dict[str, Any]:
-        """The values of the attempt's columns for one file: it is the unit and, by its digest, the bundle."""
-        unit = unit_of(reading.digest)
+        """The values of the attempt's columns for one file: it is the unit and, as it is kept, the bundle."""
         return {
-            "run": self.run, "environment": self.environment, "unit": unit, "unit_name": reading.name,
-            "planned": min(reading.known or 0, 2**31 - 1), "attempt": attempt_id(LEASE, unit, 1), "ordinal": 1,
-            "mode": "company", "counted": self.counted, "reason": self.reason, "bundle": reading.digest,
-            "lease": LEASE, "part": 1, "machine": self.machine, "slot": 0, "pool": self.pool, "vendor": self.vendor,
-            "started": self.started,
+            "run": self.run, "environment": self.environment, "unit": unit_of(reading.digest),
+            "unit_name": reading.name, "planned": reading.expected, "attempt": self.attempt(reading.digest),
+            "ordinal": 1, "mode": "company", "counted": self.counted, "reason": self.reason, "bundle": reading.stored,
+            "lease": lease_of(self.run, reading.digest), "part": PART, "machine": self.machine, "slot": 0,
+            "pool": self.pool, "vendor": self.vendor, "started": self.started,
         }  # fmt: skip
 
 
 def unit_of(digest: str) -> str:
-    """The id of the unit that an ingested file stands for: `u-` and 16 hex digits of its digest."""
-    return "u-" + digest.removeprefix("sha256:")[:16]
+    """The id of the unit that an ingested file stands for: `u-` and half of its digest.
+
+    Half of a SHA-256: whoever writes the files must not be able to make two with one id.
+    """
+    return "u-" + digest.removeprefix("sha256:")[:32]
+
+
+def lease_of(run: str, digest: str) -> str:
+    """What stands in the place of a lease for a file of a run; the same however often it is ingested."""
+    return "i-" + digest_json([run, digest]).removeprefix("sha256:")[:32]
 
 
 def parquet(table: pa.Table) -> pa.Buffer:

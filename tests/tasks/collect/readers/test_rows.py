@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blocks.canonical import digest_bytes
 from blocks.ledger import results as ledger_results
-from blocks.ledger.rows import METRIC_SCHEMA, RESULT_SCHEMA
+from blocks.ledger.tables import METRIC_SCHEMA, RESULT_SCHEMA
 from tasks.collect.readers import Limits, read, text
 from tasks.collect.readers.rows import Rows
 from tasks.collect.readers.stamp import ROW_GROUP, Stamp
@@ -94,8 +95,8 @@ def test_a_segment_has_the_columns_of_all_others_and_what_the_stamp_says(tmp_pat
     assert {(row["run"], row["environment"], row["suite"], row["vendor"]) for row in rows} == {
         ("r-1", "cpu", "unit", "v")
     }
-    digests = {reading.name: reading.digest for reading in batch.readings.values()}
-    assert {(row["unit_name"], row["bundle"]) for row in results.to_pylist()} == set(digests.items())
+    kept = {batch.readings[at].name: digest_bytes(bytes(one)) for at, one in batch.kept.items()}
+    assert {(row["unit_name"], row["bundle"]) for row in results.to_pylist()} == set(kept.items())
     assert results["test_id"].to_pylist() == sorted(results["test_id"].to_pylist())
     (latency, speedup) = metrics.to_pylist()
     assert (latency["metric"], latency["value"], latency["measured_in"]) == ("abs_latency", 20.0, "ms")
