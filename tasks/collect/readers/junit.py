@@ -110,7 +110,7 @@ def _document(view: memoryview, cases: Cases, limits: Limits, *, utf8: bool) -> 
             # Only where expat has understood all that is before: not inside a tag, a comment or a CDATA section.
             if feed.understood() and cases.take_plain():
                 cases.plain(run.columns, run.cases)
-                feed.leave_out(run.end, run.lines)
+                feed.leave_out(run.end)
             else:
                 feed.up_to(run.end)
         feed.up_to(len(view))
@@ -118,7 +118,8 @@ def _document(view: memoryview, cases: Cases, limits: Limits, *, utf8: bool) -> 
     except ExpatError as error:
         if errors.messages[error.code] in _NEXT_DOCUMENT and cases.ended():
             return int(parser.ErrorByteIndex) + feed.left_out
-        error.lineno += feed.lines
+        if feed.left_out:
+            error.lineno, error.offset = feed.place(int(parser.ErrorByteIndex) + feed.left_out)
         raise
     return None
 
@@ -127,7 +128,7 @@ class _Feed:
     """Hands a document to expat, piece by piece, and counts what expat does not get to see."""
 
     def __init__(self, parser: Any, view: memoryview, limits: Limits) -> None:
-        self.at = self.left_out = self.lines = 0
+        self.at = self.left_out = 0
         self._parser, self._view, self._limits = parser, view, limits
 
     def up_to(self, end: int) -> None:
@@ -143,10 +144,14 @@ class _Feed:
         """Whether nothing waits for its end."""
         return bool(self._parser.CurrentByteIndex == self.at - self.left_out)
 
-    def leave_out(self, end: int, lines: int) -> None:
+    def leave_out(self, end: int) -> None:
         self.left_out += end - self.at
-        self.lines += lines
         self.at = end
+
+    def place(self, index: int) -> tuple[int, int]:
+        """Line and column of a byte, as expat counts them."""
+        before = bytes(self._view[:index])
+        return before.count(b"\n") + 1, len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace"))
 
 
 def _doctype(*_: object) -> None:

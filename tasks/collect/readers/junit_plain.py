@@ -36,7 +36,6 @@ class Run:
     end: int
     columns: dict[str, Sequence[str]]
     cases: int
-    lines: int
 
 
 class Runs:
@@ -61,7 +60,7 @@ class Runs:
                 found = one.findall(run.decode("ascii"))
                 wanted = [name for name in self._names if name in WANTED]
                 columns = dict(zip(wanted, zip(*found, strict=True), strict=False))  # the last one is empty
-                return Run(match.start(), match.end(), columns, len(found), run.count(b"\n"))
+                return Run(match.start(), match.end(), columns, len(found))
         return None
 
 

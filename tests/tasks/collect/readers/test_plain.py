@@ -12,6 +12,7 @@ from tests.tasks.collect.readers.reading import reading_of
 
 CASE = '<testcase classname="a.B{0}" name="test_{1}[x-{1}]" time="0.{1}" file="a.py" />'
 FIVE = "\n".join(CASE.format(n // 3, n) for n in range(5))
+TWICE = FIVE.replace("<testcase", '<testcase time="1"')
 
 DOCUMENTS = {
     "plain": f'<testsuites><testsuite name="s" tests="5">{FIVE}</testsuite></testsuites>',
@@ -31,7 +32,7 @@ DOCUMENTS = {
     "with output that is no XML": f'<testsuite name="s">{FIVE.replace(" />", "><system-out>]]> " + "x" * 300 + "</system-out></testcase>")}</testsuite>',
     "with references": f'<testsuite name="s">{FIVE.replace("[", "&lt;")}</testsuite>',
     "one with a reference": f'<testsuite name="s">{FIVE}{FIVE.replace("test_2[", "test_2&amp;")}</testsuite>',
-    "an attribute twice": f'<testsuite name="s">{FIVE.replace("<testcase", "<testcase time=\"1\"")}</testsuite>',
+    "an attribute twice": f'<testsuite name="s">{TWICE}</testsuite>',
     "cut off": f'<testsuite name="s" tests="15">{FIVE}{FIVE}<testcase classname="a" na',
     "wrong behind": f'<testsuite name="s">\n{FIVE}\n{FIVE}\n<oops></testsuite>',
     "a failure between": f'<testsuite name="s">{FIVE}<testcase name="f" classname="C"><failure message="m">t</failure></testcase>{FIVE}</testsuite>',

@@ -102,7 +102,7 @@ def test_whatever_is_named_is_answered_for(forty: Path, tmp_path: Path) -> None:
         "pipe": "refused: it is no regular file",
         "zero": "refused: it is no regular file",
         "-": "ingested (1)",
-        "a\0b": "refused: it cannot be opened: embedded null byte",
+        "a\ufffdb": "refused: it cannot be opened: embedded null byte",
     }
 
 
@@ -121,7 +121,7 @@ def test_a_standard_input_without_an_end_is_refused_at_the_limit() -> None:
 
 
 def test_a_reader_that_cannot_start_is_an_error_and_no_refusal(forty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pooling.sys, "path", ["/nowhere"])
+    monkeypatch.setattr(pooling.sys, "executable", "/bin/false")
     with pytest.raises(CommonfleetError, match="does not start"):
         outcomes(forty)
 
