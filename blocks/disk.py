@@ -29,6 +29,15 @@ def writing_below(root: Path) -> Iterator[None]:
         ) from error
 
 
+def make_durable(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk for good. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file durably, so that it is the old one or the new one whatever happens. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)

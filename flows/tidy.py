@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+from blocks.errors import TrustError
 from blocks.home import Home
 from blocks.ledger import Ledger
 from blocks.signing import load_or_make_key
 from flows.drive import ledger_of
-from tasks.collect.segments import sweep_orphans
+from tasks.keep.compact import compact
+from tasks.keep.retain import drop_raw, sum_up
+from tasks.keep.sweep import sweep_orphans
 from tasks.publish.log.sequence import Signer, sequence_all, signer_of
 
 LOG_KEY = "log.key"
 
 
 def tidy(home: Home) -> int:
-    """Remove files that a crash left half-written in the results and the store, an hour old or more; how many.
+    """Put small segments together, let go of what is old, and sweep; returns how many files were removed as garbage.
 
-    No record knows of them: they are garbage, never rows.
+    (What a crash left half-written, an hour old or more; never rows.) Raises TrustError at the end for files that are
+    damaged: what could be done without them is done.
     """
     ledger = ledger_of(home)
+    troubles: list[TrustError] = []
     try:
-        return len(sweep_orphans(ledger)) + ledger.store.sweep()
+        for step in (compact, sum_up, drop_raw):
+            try:
+                step(ledger)
+            except TrustError as error:
+                troubles.append(error)
+        removed = len(sweep_orphans(ledger)) + ledger.store.sweep()
     finally:
         ledger.close()
+    if troubles:
+        raise troubles[0]
+    return removed
 
 
 def bring_log_up_to_date(home: Home) -> int:

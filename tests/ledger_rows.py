@@ -23,6 +23,7 @@ from blocks.lease import PROTOCOL, AttemptRecord, Metric, Outcome, Part, Result,
 from blocks.ledger import Ledger, open_ledger, record
 from blocks.ledger import schema as s
 from blocks.ledger.results import attempt_id
+from blocks.ledger.roots import root_of_part
 from blocks.plan import Environment, Plan, Skip, Unit
 from blocks.signing import BUNDLE_TYPE, Key, sign
 from blocks.store import Store
@@ -350,7 +351,9 @@ def _write_admission(
         for attempt in unit["attempts"]
     ]  # fmt: skip
     connection.execute(insert(s.attempts), attempts)
-    record(connection, "bundle.admitted", run=run, lease=lease, part=1, digest=digest, rows=rows)
+    part: Part = {"protocol": PROTOCOL, "lease": lease, "part": 1, "records": list(records)}
+    root = root_of_part(part, {made.id: made.unit.suite for made in group})
+    record(connection, "bundle.admitted", run=run, lease=lease, part=1, digest=digest, rows=rows, root=root)
 
 
 def _detail(attempt: AttemptRecord) -> dict[str, Any]:

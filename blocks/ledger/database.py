@@ -18,7 +18,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, create_engine, event, exc, insert, select, text
 
 from blocks.errors import LedgerError
-from blocks.ledger import log_schema  # noqa: F401 - its tables are made with the others
+from blocks.ledger import keep_schema, log_schema  # noqa: F401 - the log's tables are made with the others
 from blocks.ledger.prepared import run_text
 from blocks.ledger.schema import IMMUTABLE, SCHEMA_VERSION, meta, metadata
 from blocks.store import Store
@@ -128,8 +128,9 @@ def _make_schema(ledger: Ledger) -> None:
 
 def _refusals(dialect: str) -> Iterator[str]:
     """Triggers that refuse to change a fact."""
+    tables = (*IMMUTABLE, *(table.name for table in keep_schema.FACTS))
     if dialect == "sqlite":
-        for table in IMMUTABLE:
+        for table in tables:
             for verb in ("UPDATE", "DELETE"):
                 yield (
                     f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
@@ -140,7 +141,7 @@ def _refusals(dialect: str) -> Iterator[str]:
         "CREATE FUNCTION commonfleet_refuse() RETURNS trigger LANGUAGE plpgsql AS "
         "$$ BEGIN RAISE EXCEPTION '% are facts: insert, never change', TG_TABLE_NAME; END $$"
     )
-    for table in IMMUTABLE:
+    for table in tables:
         yield (
             f"CREATE TRIGGER {table}_immutable BEFORE UPDATE OR DELETE ON {table} "
             "FOR EACH ROW EXECUTE FUNCTION commonfleet_refuse()"

@@ -18,7 +18,7 @@ import datetime
 import decimal
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -27,10 +27,11 @@ from sqlalchemy import Boolean, Connection, Double, Integer, Table, select
 
 from blocks.errors import LedgerError, TrustError
 from blocks.ledger.bundles import origins, uncut
+from blocks.ledger.daily import DAILY_SCHEMA
 from blocks.ledger.database import Ledger
+from blocks.ledger.files import Segment, at_hand, counting
 from blocks.ledger.rows import Origin, Rows, read_part
 from blocks.ledger.schema import runs as runs_table
-from blocks.ledger.schema import segments
 from blocks.ledger.tables import METRIC_SCHEMA, RESULT_SCHEMA, metric_table, result_table
 from blocks.ledger.views import ROW_SOURCES, SOURCES, VIEWS, View, named_in, sources_of
 
@@ -38,7 +39,9 @@ _log = logging.getLogger("commonfleet.ledger")
 
 _FETCH = 20_000  # records copied at once
 _FRESH = 50_000  # rows of uncut bundles made into Arrow at once
-_SCHEMAS = {"result_rows": RESULT_SCHEMA, "metric_rows": METRIC_SCHEMA}
+_SCHEMAS = {"result_rows": RESULT_SCHEMA, "metric_rows": METRIC_SCHEMA, "daily_rows": DAILY_SCHEMA}
+_KINDS = {"result_rows": "results", "metric_rows": "metrics", "daily_rows": "daily"}
+"""Which kind of segment each source is made of."""
 
 
 class Reader:
@@ -94,15 +97,16 @@ def open_query(ledger: Ledger, sql: str | None = None, *, runs: Sequence[str] | 
     try:
         connection.execute("SET TimeZone = 'UTC'")
         with ledger.read() as records:
-            files = _segments(records, runs) if sources & set(ROW_SOURCES) else {}
-            waiting = list(origins(records, uncut(records, runs))) if files else []
+            rows_wanted = sources & set(ROW_SOURCES)
+            cut = counting(records, runs, [_KINDS[name] for name in rows_wanted]) if rows_wanted else []
+            waiting = list(origins(records, uncut(records, runs))) if rows_wanted else []
             for name in sorted(sources & set(SOURCES)):
                 connection.register(name, _copied(records, SOURCES[name], runs))
         fresh = _fresh(ledger, waiting, troubles)
-        paths = [str(ledger.results / path) for name in files for path in files[name]]
-        for name in sorted(sources & set(ROW_SOURCES)):
-            _present(connection, name, [str(ledger.results / path) for path in files[name]], fresh[name])
-        _lock(connection, paths)
+        files = dict(zip(cut, map(str, at_hand(ledger, cut)), strict=True))
+        for name in sorted(rows_wanted):
+            _present(connection, name, files, fresh[name], runs)
+        _lock(connection, list(files.values()))
         _make_views(connection, wanted)
     except BaseException:
         connection.close()
@@ -148,16 +152,6 @@ def view_columns() -> dict[str, list[str]]:
 # -- what a reader holds -------------------------------------------------------------------------------------------
 
 
-def _segments(records: Connection, runs: Sequence[str] | None) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {"result_rows": [], "metric_rows": []}
-    query = select(segments.c.kind, segments.c.path).order_by(segments.c.created, segments.c.digest)
-    if runs is not None:
-        query = query.where(segments.c.run.in_(runs))
-    for kind, path in records.execute(query):
-        found["result_rows" if kind == "results" else "metric_rows"].append(path)
-    return found
-
-
 def _fresh(ledger: Ledger, waiting: Sequence[Origin], troubles: list[TrustError]) -> dict[str, pa.Table]:
     """The rows of bundles that are not cut yet. Usually few; many are held as compactly as Arrow can."""
     tables: dict[str, list[pa.Table]] = {name: [] for name in ROW_SOURCES}
@@ -174,16 +168,31 @@ def _fresh(ledger: Ledger, waiting: Sequence[Origin], troubles: list[TrustError]
     return {name: pa.concat_tables([_SCHEMAS[name].empty_table(), *tables[name]]) for name in ROW_SOURCES}
 
 
-def _present(connection: duckdb.DuckDBPyConnection, name: str, files: list[str], fresh: pa.Table) -> None:
-    """Make the source `name` of segments and fresh rows."""
+def _present(
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    files: Mapping[Segment, str],
+    fresh: pa.Table,
+    runs: Sequence[str] | None,
+) -> None:
+    """Make the source `name` of segments and fresh rows. Of a file with rows of several runs, `runs` are taken."""
     connection.register(f"fresh_{name}", fresh)
     columns = ", ".join(_SCHEMAS[name].names)
-    parts = [f"SELECT {columns} FROM fresh_{name}"] if fresh.num_rows or not files else []
-    if files:
-        listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-        parts.append(f"SELECT {columns} FROM read_parquet([{listed}], hive_partitioning = false)")
+    own = [(segment, file) for segment, file in files.items() if segment.kind == _KINDS[name]]
+    shared = [file for segment, file in own if runs is not None and not segment.run]
+    whole = [file for segment, file in own if runs is None or segment.run]
+    parts = [f"SELECT {columns} FROM fresh_{name}"] if fresh.num_rows or not own else []
+    for some, condition in ((whole, ""), (shared, f" WHERE run IN ({_listed(runs or ())})")):
+        if some:
+            source = f"read_parquet([{_listed(some)}], hive_partitioning = false)"
+            parts.append(f"SELECT {columns} FROM {source}{condition}")
     with _explained():
         connection.execute(f"CREATE VIEW {name} AS " + " UNION ALL ".join(parts))
+
+
+def _listed(texts: Iterable[str]) -> str:
+    """Texts as DuckDB's SQL writes them."""
+    return ", ".join("'" + text.replace("'", "''") + "'" for text in texts)
 
 
 def _copied(records: Connection, table: Table, runs: Sequence[str] | None) -> pa.Table:
@@ -227,8 +236,7 @@ def _arrow_type(kind: object) -> pa.DataType:
 
 
 def _lock(connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
-    listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-    connection.execute(f"SET allowed_paths = [{listed}]")
+    connection.execute(f"SET allowed_paths = [{_listed(files)}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
 

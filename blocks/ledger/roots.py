@@ -57,7 +57,12 @@ def leaves_of(rows: Rows) -> Iterator[bytes]:
 
 def root_of(leaves: Iterable[bytes]) -> str:
     """The root over the leaves of one bundle."""
-    return f"{FORM}:" + hashlib.sha256(b"".join(sorted(leaves))).hexdigest()
+    return root_of_sorted(b"".join(sorted(leaves)))
+
+
+def root_of_sorted(leaves: bytes) -> str:
+    """The same, of leaves that are sorted and joined already."""
+    return f"{FORM}:" + hashlib.sha256(leaves).hexdigest()
 
 
 def result_leaf(

@@ -30,7 +30,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from blocks.machine import STATES
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 metadata = MetaData()
 
 
@@ -262,9 +262,9 @@ segments = Table(
     "segments",
     metadata,
     Column("digest", String, primary_key=True),
-    Column("run", String, nullable=False),
+    Column("run", String, nullable=False),  # empty where it has rows of several: see segment_runs
     Column("environment", String, nullable=False),
-    Column("kind", String, nullable=False),  # results, metrics
+    Column("kind", String, nullable=False),  # results, metrics, daily
     Column("path", String, nullable=False),  # relative to the results folder
     Column("rows", Integer, nullable=False),
     Column("bytes", Integer, nullable=False),

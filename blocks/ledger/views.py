@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Table
 
-from blocks.ledger import schema
+from blocks.ledger import keep_schema, schema
+from blocks.ledger.daily import AGGREGATE
 
 SOURCES: dict[str, Table] = {
     "records_runs": schema.runs,
@@ -25,11 +26,12 @@ SOURCES: dict[str, Table] = {
     "records_lease_units": schema.lease_units,
     "records_bundles": schema.bundles,
     "records_segments": schema.segments,
+    "records_replacements": keep_schema.replacements,
     "records_verdicts": schema.verdicts,
     "records_events": schema.events,
     "records_builds": schema.builds,
 }
-ROW_SOURCES = ("result_rows", "metric_rows")
+ROW_SOURCES = ("result_rows", "metric_rows", "daily_rows")
 """Sources made of segments and uncut bundles."""
 
 
@@ -106,6 +108,11 @@ _VIEWS = (
         FROM result_rows WHERE counted GROUP BY test_id""",
     ),
     View(
+        "daily",
+        "one row per test, environment and day, also where the results themselves are not kept any more",
+        f"SELECT * FROM daily_rows UNION ALL BY NAME {AGGREGATE.format(rows='result_rows')}",
+    ),
+    View(
         "machines",
         "one row per host that was held",
         """SELECT id AS machine, pool, vendor, state, slots, to_timestamp(created) AS created,
@@ -162,7 +169,7 @@ _VIEWS = (
         "segments",
         "the Parquet files that hold the rows",
         """SELECT digest, run, environment, kind, path, rows, bytes, to_timestamp(created) AS created
-        FROM records_segments""",
+        FROM records_segments WHERE digest NOT IN (SELECT segment FROM records_replacements)""",
     ),
 )
 VIEWS: dict[str, View] = {view.name: view for view in _VIEWS}

@@ -34,11 +34,12 @@ def verify_ledger(*, as_json: bool) -> int:
     ledger = ledger_of(home)
     try:
         audit = verify_events(ledger, str(log_signer(home, ledger).verifier), remembered=home.root / LAST_SEEN)
-        files, read = verify_files(ledger)
+        checked = verify_files(ledger)
     finally:
         ledger.close()
-    findings, count = [*audit.findings, *files.listed], audit.count + files.count
-    return _told(audit, findings, count, as_json, {"files": read, "waiting": audit.waiting})
+    findings, count = [*audit.findings, *checked.findings.listed], audit.count + checked.findings.count
+    more = {"files": checked.files, "dropped": checked.dropped, "waiting": audit.waiting, **vars(checked.rows)}
+    return _told(audit, findings, count, as_json, more)
 
 
 def verify_published(folder: Path, key: str | None, witnesses: Sequence[str], *, as_json: bool) -> int:
@@ -102,9 +103,23 @@ def _told(audit: Audit, findings: Sequence[Finding], count: int, as_json: bool, 
         print(f"  ... and {count - len(findings):,} more.")
     print(audit.assurance)
     if "files" in more:
-        wrong = count - audit.count
-        some = f"Of {more['files']:,} files {wrong:,} are not what was recorded."
-        print(some if wrong else f"All {more['files']:,} files of results and bundles are what was recorded.")
+        _tell_files(more, wrong=count - audit.count)
     if more.get("waiting"):
         print(f"{more['waiting']:,} events wait for their leaf; the end of a run, or upkeep, appends them.")
     return 1 if count else 0
+
+
+def _tell_files(more: dict[str, Any], wrong: int) -> None:
+    if wrong:
+        print(
+            f"{more['files']:,} files of results and bundles were read: {wrong:,} findings on them and on their rows."
+        )
+    else:
+        print(f"All {more['files']:,} files of results and bundles are what was recorded.")
+    print(f"The {more['rows']:,} rows of {more['bundles']:,} bundles are those that were admitted.")
+    if more["summed_up"]:
+        print(f"The rows of {more['summed_up']:,} bundles were summed up by day, as the log says.")
+    if more["dropped"]:
+        print(f"{more['dropped']:,} raw bundles were dropped, as the log says.")
+    if more["unproven"]:
+        print(f"{more['unproven']:,} bundles of an older commonfleet: only the number of their rows was compared.")

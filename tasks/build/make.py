@@ -147,7 +147,7 @@ def _look_up(build_key: str, ledger: Ledger, store: Store, key: Key) -> tuple[Bu
 def _is_whole(artifact: Artifact, store: Store) -> bool:
     """Present at its full length. (Whoever unpacks it checks its digest.)"""
     try:
-        return store.path(artifact.digest).stat().st_size == artifact.bytes
+        return store.size(artifact.digest) == artifact.bytes
     except FileNotFoundError:
         return False
 

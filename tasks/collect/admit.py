@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, and_, bindparam, case, exists, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from blocks.canonical import canonical_json, digest_bytes
+from blocks.canonical import canonical_json
 from blocks.errors import ProtocolError, TrustError
 from blocks.lease import AttemptRecord, Part, UnitRecord
 from blocks.ledger import Ledger, now, record
 from blocks.ledger.prepared import Change, Query
 from blocks.ledger.results import attempt_id
+from blocks.ledger.roots import root_of_part
 from blocks.ledger.schema import attempts, bundles, lease_units, leases, plan_units, runs, units
 from blocks.signing import BUNDLE_TYPE, key_id, verify
 from tasks.collect.checks import check_planned, part_from, plan_name
@@ -60,6 +61,7 @@ class _Granted(NamedTuple):
     unit: str
     epoch: int
     environment: str
+    suite: str
     told: bool
     body: str | None
 
@@ -79,7 +81,8 @@ _TOLD = exists().where(
 _GRANTED = Query(
     select(
         leases.c.run, leases.c.machine, leases.c.slot, leases.c.agent,
-        lease_units.c.unit, lease_units.c.epoch, units.c.environment, _TOLD.label("told"),
+        lease_units.c.unit, lease_units.c.epoch, units.c.environment, units.c.suite,
+        _TOLD.label("told"),
         case((units.c.tests > 0, plan_units.c.body)).label("body"),
     )
     .join(leases, leases.c.id == lease_units.c.lease)
@@ -107,7 +110,7 @@ class Received:
     attempts: Sequence[dict[str, Any]]
     rows: int
     root: str
-    """Over the results row for row, so that what was admitted survives any later cutting of the files."""
+    """Over the rows as segments hold them, so that any later cutting and compacting of the files can be checked."""
 
     digest: str = ""
     bytes: int = 0
@@ -173,7 +176,7 @@ def check(ledger: Ledger, part: Part, signer: str) -> Received:
         fates={line["unit"]: terminal_of(line) for line in part["records"]},
         attempts=[_attempt_row(held, lease, number, unit, attempt) for unit, attempt in tries],
         rows=sum(len(attempt["results"]) + len(attempt["metrics"]) for _, attempt in tries),
-        root=digest_bytes(canonical_json([attempt["results"] for _, attempt in tries])),
+        root=root_of_part(part, {unit: granted[unit].suite for unit in told}),
     )
 
 

@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 
 from blocks.errors import LedgerError
 from blocks.ledger import Ledger, clock
+from blocks.ledger.files import SegmentFile, withdraw
 from blocks.signing import Key
 from tasks.collect.ingested import (
     Arrival,
     Overtaken,
-    SegmentFile,
     check_names,
     check_target,
     keep,
@@ -150,19 +150,19 @@ def _admit(
             write_down(ledger, key, stamp, arrivals, manifest, files)
             return overtaken
         except Overtaken as faster:
-            _withdraw(files)
+            _withdraw(ledger, files)
             overtaken |= faster.units
             arrivals = [one for one in arrivals if one.unit not in overtaken]
             segments = {kind: _without(data, faster.units) for kind, data in segments.items()}
         except BaseException:
-            _withdraw(files)
+            _withdraw(ledger, files)
             raise
     return overtaken
 
 
-def _withdraw(files: Sequence[SegmentFile]) -> None:
+def _withdraw(ledger: Ledger, files: Sequence[SegmentFile]) -> None:
     for file in files:
-        file.path.unlink(missing_ok=True)
+        withdraw(ledger, file)
 
 
 def _without(segment: bytes | bytearray, units: set[str]) -> bytes:

@@ -8,26 +8,24 @@ same file one gives way: a unit is there once.
 from __future__ import annotations
 
 import json
-import os
 import re
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from blocks.canonical import canonical_json, digest_bytes, digest_json
-from blocks.disk import writing_below
+from blocks.canonical import canonical_json, digest_json
 from blocks.errors import LedgerError
 from blocks.ledger import Ledger, clock, record
+from blocks.ledger.files import SegmentFile, check_present, in_the_making, partition, placed, publish
+from blocks.ledger.roots import root_of
 from blocks.ledger.schema import INGESTED, attempts, bundles, runs, segments, settlements, units
 from blocks.signing import Key, sign
 from tasks.collect.readers.base import Reading
 from tasks.collect.readers.stamp import PART, Stamp, lease_of, unit_of
-from tasks.collect.segments import EMPTY, safe_name
+from tasks.collect.segments import EMPTY, take_turn
 
 MANIFEST_TYPE = "application/vnd.commonfleet.ingest+json"
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
@@ -62,17 +60,6 @@ class Manifest:
     """What we know of some files, signed, as it stands in the store."""
 
     digest: str
-    bytes: int
-
-
-@dataclass(frozen=True)
-class SegmentFile:
-    """A durable file of rows that does not count yet."""
-
-    kind: str
-    path: Path
-    digest: str
-    rows: int
     bytes: int
 
 
@@ -138,24 +125,12 @@ def keep(ledger: Ledger, key: Key, stamp: Stamp, arrivals: Sequence[Arrival]) ->
 
 def place(ledger: Ledger, stamp: Stamp, kind: str, data: bytes | bytearray, rows: int) -> SegmentFile:
     """Write a segment durably, under the name of its digest. It counts for nothing yet. Raises LedgerError."""
-    folder = (
-        ledger.results / f"kind={kind}" / f"run={safe_name(stamp.run)}" / f"environment={safe_name(stamp.environment)}"
-    )
-    digest = digest_bytes(bytes(data))
-    path = folder / f"{digest.removeprefix('sha256:')}.parquet"
-    temporary = folder / f".tmp-{uuid.uuid4().hex}"
-    try:
-        with writing_below(ledger.results):
-            folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(path)
-            _sync(folder)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return SegmentFile(kind, path, digest, rows, len(data))
+    folder = ledger.results / partition(kind=kind, run=stamp.run, environment=stamp.environment)
+    with in_the_making(ledger.results, folder) as temporary:
+        temporary.write_bytes(data)
+        file = placed(temporary, folder, kind, rows)
+    publish(ledger, file)
+    return file
 
 
 def write_down(
@@ -168,6 +143,7 @@ def write_down(
 ) -> None:
     """All of it counts from here on, or nothing does. Raises Overtaken, and LedgerError for a run that is no target."""
     with ledger.write() as connection:
+        take_turn(connection)
         at = clock(connection)
         before = _hold(connection, stamp.run, at)
         there = select(units.c.unit).where(units.c.run == stamp.run, units.c.unit.in_([one.unit for one in arrivals]))
@@ -279,29 +255,29 @@ def _insert_bundles(
     segment: Mapping[str, str],
     at: float,
 ) -> None:
-    shared = {"run": stamp.run, "environment": stamp.environment, "signer": key.id, "admitted": at}
+    shared = {"run": stamp.run, "environment": stamp.environment, "signer": key.id, "admitted": at, "segment": EMPTY}
     about = {"lease": "m-" + manifest.digest.removeprefix("sha256:")[:32], "part": 0, "digest": manifest.digest}
-    rows = [{**shared, **about, "bytes": manifest.bytes, "rows": 0, "segment": EMPTY}]
+    rows: list[dict[str, Any]] = [{**shared, **about, "bytes": manifest.bytes, "rows": 0}]
+    _tell(connection, stamp, at, **about, rows=0, root=root_of(()), settled=[])
     for one in arrivals:
-        reading, lease = one.reading, lease_of(stamp.run, one.reading.digest)
-        holder = segment.get("results") if reading.cases else segment.get("metrics") if reading.metrics else None
+        reading = one.reading
+        what = {"lease": lease_of(stamp.run, reading.digest), "part": PART, "digest": one.stored}
         count = reading.cases + reading.metrics
-        rows.append(
-            {**shared, "lease": lease, "part": PART, "digest": one.stored, "bytes": one.bytes, "rows": count,
-             "segment": holder or EMPTY}
-        )  # fmt: skip
-        record(
-            connection, "bundle.admitted", run=stamp.run, at=at, lease=lease, part=PART, digest=one.stored, rows=count,
-            root=reading.root, settled=[one.unit], uncounted=[], file=reading.digest, manifest=manifest.digest,
-        )  # fmt: skip
+        holder = segment["results"] if reading.cases else segment["metrics"] if reading.metrics else EMPTY
+        rows.append({**shared, **what, "bytes": one.bytes, "rows": count, "segment": holder})
+        told = {"root": reading.root, "settled": [one.unit], "file": reading.digest, "manifest": manifest.digest}
+        _tell(connection, stamp, at, **what, rows=count, **told)
     connection.execute(insert(bundles), rows)
+
+
+def _tell(connection: Connection, stamp: Stamp, at: float, **said: Any) -> None:
+    record(connection, "bundle.admitted", run=stamp.run, at=at, **said, uncounted=[])
 
 
 def _insert_segment(
     connection: Connection, ledger: Ledger, stamp: Stamp, file: SegmentFile, arrivals: Sequence[Arrival], at: float
 ) -> None:
-    if not file.path.exists():
-        raise LedgerError(f"The segment {file.path} vanished before it counted.", kept="Nothing of it was ingested.")
+    check_present(file)
     relative = str(file.path.relative_to(ledger.results))
     where = {"run": stamp.run, "environment": stamp.environment, "digest": file.digest, "path": relative}
     connection.execute(insert(segments).values(**where, kind=file.kind, rows=file.rows, bytes=file.bytes, created=at))
@@ -310,11 +286,3 @@ def _insert_segment(
         connection, "segment.cut", at=at, **where, content=file.kind, rows=file.rows, bundles=len(digests),
         bundles_digest=digest_json(digests),
     )  # fmt: skip
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,24 +7,19 @@ loses no row and shows none twice, and of two cutters that took the same bundles
 
 from __future__ import annotations
 
-import contextlib
-import os
-import time
-import urllib.parse
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import Connection, func, insert, select, text, tuple_, update
 
-from blocks.canonical import digest_file, digest_json
-from blocks.disk import writing_below
-from blocks.errors import LedgerError, TrustError
+from blocks.canonical import digest_json
+from blocks.errors import TrustError
 from blocks.ledger import Ledger, now, record
 from blocks.ledger.bundles import Bundle, origins, uncut
+from blocks.ledger.files import SegmentFile, check_present, in_the_making, partition, placed, publish, withdraw
 from blocks.ledger.rows import Origin, Rows, read_part
 from blocks.ledger.schema import bundles, segments
 from blocks.ledger.tables import metric_table, result_table
@@ -44,19 +39,8 @@ _ROUNDS = 5  # a cutter that lost a race looks again this often
 _TURN = 7310580  # PostgreSQL's advisory lock of cutters and sweepers
 
 
-@dataclass(frozen=True)
-class SegmentFile:
-    """A segment on disk that no record names yet."""
-
-    kind: str
-    path: Path
-    digest: str
-    rows: int
-    bytes: int
-
-
-class _Overtaken(Exception):
-    """Another cutter took one of these bundles."""
+class Overtaken(Exception):
+    """Another one did the same work first."""
 
 
 def cut_segments(
@@ -80,7 +64,7 @@ def cut_segments(
             for taken, rows in _batches(ledger, group, troubles):
                 try:
                     made += _cut(ledger, group, taken, rows)
-                except _Overtaken:
+                except Overtaken:
                     overtaken = True
                     break
                 del taken, rows  # before the next batch is read, not after
@@ -93,21 +77,6 @@ def cut_segments(
             do="Restore the store from a backup; the rows of these bundles are missing from every query until then.",
         )
     return made
-
-
-def sweep_orphans(ledger: Ledger, *, older_than_seconds: float = 3600.0) -> list[Path]:
-    """Remove files below the results folder that no record names and nobody wrote to lately; returns them."""
-    removed = []
-    oldest = time.time() - older_than_seconds
-    with ledger.write() as connection:
-        # A cutter checks under the same lock that its files are still there before it makes them count.
-        _take_turn(connection)
-        known = set(connection.scalars(select(segments.c.path)))
-        for path in sorted([*ledger.results.rglob("*.parquet"), *ledger.results.rglob(".tmp-*")]):
-            if str(path.relative_to(ledger.results)) not in known and path.stat().st_mtime <= oldest:
-                path.unlink(missing_ok=True)
-                removed.append(path)
-    return removed
 
 
 # -- choosing ------------------------------------------------------------------------------------------------------
@@ -163,19 +132,21 @@ def _with_origin(ledger: Ledger, waiting: Sequence[Bundle]) -> Iterator[tuple[Bu
 
 
 def _cut(ledger: Ledger, group: tuple[str, str], taken: Sequence[Bundle], rows: Rows) -> int:
-    """Write the files of one batch and make them count. Raises _Overtaken when another cutter was faster."""
+    """Write the files of one batch and make them count. Raises Overtaken when another cutter was faster."""
     files = [
         _write(ledger.results, group, kind, table)
         for kind, table in (("results", result_table(rows)), ("metrics", metric_table(rows)))
         if table.num_rows
     ]
     try:
+        for file in files:
+            publish(ledger, file)
         with ledger.write() as connection:
-            _take_turn(connection)
+            take_turn(connection)
             _commit(connection, ledger.results, group, taken, files)
     except BaseException:
         for file in files:
-            file.path.unlink(missing_ok=True)
+            withdraw(ledger, file)
         raise
     return len(files)
 
@@ -185,11 +156,10 @@ def _commit(
 ) -> None:
     marked = _mark(connection, taken, files[0].digest if files else EMPTY)
     if marked != len(taken):
-        raise _Overtaken
+        raise Overtaken
     run, environment = group
     for file in files:
-        if not file.path.exists():
-            raise LedgerError(f"The segment {file.path} vanished before it counted.", kept="Its bundles stay uncut.")
+        check_present(file)
         relative = str(file.path.relative_to(results))
         connection.execute(
             insert(segments).values(
@@ -225,45 +195,19 @@ def _mark(connection: Connection, taken: Sequence[Bundle], segment: str) -> int:
 def _write(results: Path, group: tuple[str, str], kind: str, table: pa.Table) -> SegmentFile:
     """Write a table durably below `results`, under the name of its digest."""
     run, environment = group
-    folder = results / f"kind={kind}" / f"run={safe_name(run)}" / f"environment={safe_name(environment)}"
-    temporary = folder / f".tmp-{uuid.uuid4().hex}"
-    try:
-        with writing_below(results):
-            folder.mkdir(parents=True, exist_ok=True)
-            # Without Arrow's own schema the coded columns are plain text to every reader.
-            with pq.ParquetWriter(
-                temporary, table.schema, compression="zstd", store_schema=False, write_page_index=True
-            ) as writer:
-                writer.write_table(table, row_group_size=ROW_GROUP)
-                # Two cutters with the same bundles must not make the same file: the slower one removes its own.
-                writer.add_key_value_metadata({"commonfleet.cut": uuid.uuid4().hex})
-            digest = digest_file(temporary)
-            _sync(temporary, os.O_RDONLY)
-            size = temporary.stat().st_size
-            final = folder / f"{digest.removeprefix('sha256:')}.parquet"
-            temporary.rename(final)
-            _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
-    finally:
-        with contextlib.suppress(OSError):  # the trouble itself is on its way
-            temporary.unlink(missing_ok=True)
-    return SegmentFile(kind, final, digest, table.num_rows, size)
+    folder = results / partition(kind=kind, run=run, environment=environment)
+    with in_the_making(results, folder) as temporary:
+        # Without Arrow's own schema the coded columns are plain text to every reader.
+        with pq.ParquetWriter(
+            temporary, table.schema, compression="zstd", store_schema=False, write_page_index=True
+        ) as writer:
+            writer.write_table(table, row_group_size=ROW_GROUP)
+            # Two cutters with the same bundles must not make the same file: the slower one removes its own.
+            writer.add_key_value_metadata({"commonfleet.cut": uuid.uuid4().hex})
+        return placed(temporary, folder, kind, table.num_rows)
 
 
-def safe_name(name: str) -> str:
-    """A name as one path component: what is not a letter, digit, `.`, `_` or `-` is written as %XX."""
-    quoted = urllib.parse.quote(name, safe="")
-    return quoted if quoted.strip(".") else quoted.replace(".", "%2E")
-
-
-def _sync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _take_turn(connection: Connection) -> None:
+def take_turn(connection: Connection) -> None:
     """One cutter or sweeper commits at a time. (On SQLite, `Ledger.write` already sees to that.)"""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:turn)"), {"turn": _TURN})

@@ -34,15 +34,15 @@ async def unpack_build(held: Held, store: Store, build: Build, provenance: str, 
 
 async def unpack_sources(held: Held, store: Store, suite: str, digest: str) -> SourceTree:
     """Have the machine unpack a suite's own files, packed in the store under `digest`."""
-    tree = Artifact("tree", f"{suite}.tar.gz", digest, store.path(digest).stat().st_size)
+    tree = Artifact("tree", f"{suite}.tar.gz", digest, await asyncio.to_thread(store.size, digest))
     return SourceTree(digest, await _unpack(held, store, digest, (tree,)) / suite)
 
 
 async def _unpack(held: Held, store: Store, digest: str, artifacts: tuple[Artifact, ...]) -> Path:
-    listed = [
-        {"role": a.role, "name": a.name, "digest": a.digest, "path": await held.bring(store.path(a.digest))}
-        for a in artifacts
-    ]
+    listed = []
+    for a in artifacts:
+        file = await asyncio.to_thread(store.local_copy, a.digest)
+        listed.append({"role": a.role, "name": a.name, "digest": a.digest, "path": await held.bring(file)})
     answer = await held.pipe.call("unpack", timeout=UNPACK_SECONDS, digest=digest, artifacts=listed)
     root = answer.get("root")
     if not isinstance(root, str):

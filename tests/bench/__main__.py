@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 
-BENCHES = ("leases", "log", "ingest", "memory", "libtorch", "nightly")
+BENCHES = ("leases", "log", "ingest", "memory", "results", "verify", "libtorch", "nightly")
 
 
 def main() -> None:

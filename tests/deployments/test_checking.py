@@ -46,6 +46,7 @@ def test_what_a_run_wrote_is_what_the_log_says(ran: tuple[Path, dict[str, str]])
     assert said["findings"] == []
     assert said["events"] > 10
     assert said["files"] >= 2
+    assert (said["bundles"] >= 1, said["rows"]) == (True, 4)
     assert said["waiting"] == 0
 
 
@@ -59,7 +60,8 @@ def test_one_bit_of_a_result_file_is_found_by_its_name(copied: tuple[Path, dict[
     code, said = checked(env)
 
     assert code == 1
-    assert [finding["where"] for finding in said["findings"]] == [str(segment.relative_to(home))]
+    assert said["findings"][0]["kind"] == "changed_file"
+    assert said["findings"][0]["where"] == str(segment.relative_to(home))
 
 
 def test_a_raw_bundle_that_is_gone_is_found(copied: tuple[Path, dict[str, str]]) -> None:

@@ -7,6 +7,8 @@ it imports load fast: every reading process starts with them.
 from __future__ import annotations
 
 import hashlib
+import sys
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from json.encoder import encode_basestring
 from typing import Any
@@ -15,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blocks.ledger.results import attempt_id
-from blocks.ledger.roots import FORM, metric_leaf
+from blocks.ledger.roots import metric_leaf, root_of_sorted
 from blocks.lease import worst
 from tasks.collect.readers import text
 
@@ -59,7 +61,7 @@ class Rows:
         self._suite = suite
         self._attempt, self._started = attempt, started
         self._suites: set[str] = set()
-        self._sums: list[tuple[set[str], float, str]] = []  # of each piece: outcomes, seconds, leaves
+        self._sums: list[tuple[set[str], float, bytes]] = []  # of each piece: outcomes, seconds, leaves
         self._case: dict[str, list[Any]] = {column: [] for column in _GIVEN}
         self._metric: dict[str, list[Any]] = {column: [] for column in METRICS.names[1:]}
         self._pieces: list[pa.RecordBatch] = []
@@ -164,14 +166,12 @@ class Rows:
         }
 
     def _root(self) -> str:
-        """`blocks.ledger.roots.root_of`, over leaves held as text: Python sorts that in half the time of bytes."""
-        leaves = [some[at : at + 32] for _, _, some in self._sums for at in range(0, len(some), 32)]
+        leaves = b"".join(some for _, _, some in self._sums)
         figures = zip(*(self._metric[name] for name in _FIGURE), strict=True)
         for model, variant, metric, value, measured_in, samples in figures:
             values = (model, variant, metric, value, measured_in, None, None, samples)
-            leaves.append(metric_leaf(str(self._attempt), _MODE, self._started, *values).decode("latin-1"))
-        leaves.sort()
-        return f"{FORM}:" + hashlib.sha256("".join(leaves).encode("latin-1")).hexdigest()
+            leaves += metric_leaf(str(self._attempt), _MODE, self._started, *values)
+        return root_of_sorted(_sorted(leaves))
 
     def _flush(self) -> None:
         if self._case["name"]:
@@ -189,7 +189,7 @@ class Rows:
         self._suites.update(suite for suite, _, _ in different)
         hexed = b"".join(ids).hex()
         head = f"R|{self._attempt}|{_MODE}|{'' if self._started is None else self._started}|"
-        leaves = _leaves(head, hexed, columns) if self._attempt is not None else ""
+        leaves = _leaves(head, hexed, columns) if self._attempt is not None else b""
         self._sums.append((set(columns["outcome"]), sum(filter(None, columns["seconds"])), leaves))
         index = pa.array(places.of, pa.int32())
         arrays: dict[str, pa.Array] = {"source": pa.array([self._source] * len(ids), pa.int32())}
@@ -197,7 +197,7 @@ class Rows:
         for column, values in zip(("suite", "file", "cls"), zip(*different, strict=True), strict=True):
             arrays[column] = pa.array(values, pa.string()).take(index)
         for column in ("name", "outcome", "seconds", "message", "output", "reruns"):
-            arrays[column] = pa.array(columns[column], CASES.field(column).type)
+            arrays[column] = _column(columns[column], CASES.field(column).type)
         self._pieces.append(
             pa.RecordBatch.from_arrays([arrays[name] for name in _PIECE_SCHEMA.names], schema=_PIECE_SCHEMA)
         )
@@ -227,14 +227,19 @@ def _ids(places: Sequence[tuple[str, str, str]], of: Iterable[int], names: Itera
     return [sha256(f"{heads[at]}{quote(name)}]".encode()).digest()[:16] for at, name in zip(of, names, strict=True)]
 
 
+def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """As Arrow makes it; faster where nothing is there, as mostly no case has a message."""
+    return pa.nulls(len(values), kind) if values.count(None) == len(values) else pa.array(values, kind)
+
+
 def _hex(hexed: str) -> pa.Array:
     """The ids as a column: a buffer of text, 32 hex digits each, and where each starts."""
     starts = pa.array(range(0, len(hexed) + 1, 32), pa.int32())
     return pa.StringArray.from_buffers(len(hexed) // 32, starts.buffers()[1], pa.py_buffer(hexed.encode()))
 
 
-def _leaves(head: str, hexed: str, columns: Mapping[str, Sequence[Any]]) -> str:
-    """`blocks.ledger.roots.result_leaf` for many rows of one attempt, one after another, a character for a byte."""
+def _leaves(head: str, hexed: str, columns: Mapping[str, Sequence[Any]]) -> bytes:
+    """`blocks.ledger.roots.result_leaf` for many rows of one attempt, one after another."""
     sha256 = hashlib.sha256
     rows = zip(range(0, len(hexed), 32), columns["outcome"], columns["seconds"], columns["message"], strict=True)
     return b"".join(
@@ -244,7 +249,36 @@ def _leaves(head: str, hexed: str, columns: Mapping[str, Sequence[Any]]) -> str:
             ).digest()
             for at, outcome, seconds, message in rows
         ]
-    ).decode("latin-1")
+    )
+
+
+def _sorted(leaves: bytes) -> bytes:
+    """The leaves of 32 bytes in their order."""
+    order = prefix_order(leaves, 32)
+    if order is None:
+        return b"".join(sorted(leaves[at : at + 32] for at in range(0, len(leaves), 32)))
+    column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(leaves) // 32, [None, pa.py_buffer(leaves)])
+    return bytes(column.take(order).buffers()[1])
+
+
+def prefix_order(joined: bytes, width: int) -> pa.Array | None:
+    """The order of hashes of `width` bytes each, by their first eight; None where two different ones share those.
+
+    Numbers sort in a tenth of the time of text. That two hashes agree in eight bytes by chance does not happen; where
+    they are equal as a whole, any order of theirs is right.
+    """
+    heads = array("Q", memoryview(joined).cast("Q")[:: width // 8].tobytes())
+    if sys.byteorder == "little":
+        heads.byteswap()
+    numbers = pa.UInt64Array.from_buffers(pa.uint64(), len(heads), [None, pa.py_buffer(heads)])
+    order = pc.sort_indices(numbers)
+    placed = numbers.take(order)
+    same = pc.equal(placed[1:], placed[:-1])
+    for at in pc.indices_nonzero(same).to_pylist():
+        one, other = order[at].as_py() * width, order[at + 1].as_py() * width
+        if joined[one : one + width] != joined[other : other + width]:
+            return None
+    return order
 
 
 def _repeats(ids: pa.ChunkedArray) -> pa.Array:

@@ -20,6 +20,7 @@ from blocks.lease import worst
 from blocks.ledger.results import attempt_id
 from blocks.ledger.tables import METRIC_SCHEMA, RESULT_SCHEMA
 from tasks.collect.readers.base import Reading
+from tasks.collect.readers.rows import prefix_order
 
 
 PART = 1
@@ -84,12 +85,25 @@ def parquet(table: pa.Table) -> pa.Buffer:
 
 def results(cases: pa.Table, readings: Mapping[int, Reading], stamp: Stamp) -> pa.Table:
     """`RESULT_SCHEMA` rows for `CASES` rows, sorted as a segment is; `readings` by source."""
+    cases = cases.append_column("final", _final(cases)).take(_by_test(cases)) if cases.num_rows else cases
+    if not cases.num_rows:
+        return RESULT_SCHEMA.empty_table()
     file, cls, name = cases["file"], cases["cls"], cases["name"]
     inner = pc.if_else(pc.equal(cls, ""), name, pc.binary_join_element_wise(cls, name, "."))
     own = {column: cases[column] for column in ("test_id", "suite", "name", "outcome", "seconds", "message")}
-    own |= {"file": file, "cls": cls, "test": pc.binary_join_element_wise(file, inner, "::"), "final": _final(cases)}
-    table = _table(cases, own, readings, stamp, RESULT_SCHEMA)
-    return table.sort_by([("test_id", "ascending"), ("started", "ascending")])
+    own |= {"file": file, "cls": cls, "test": pc.binary_join_element_wise(file, inner, "::"), "final": cases["final"]}
+    return _table(cases, own, readings, stamp, RESULT_SCHEMA)
+
+
+def _by_test(cases: pa.Table) -> pa.Array:
+    """The order of a segment, by test. (All rows have the same `started`.)"""
+    joined = b"".join(
+        bytes.fromhex(bytes(chunk.buffers()[2])[start : start + 32 * len(chunk)].decode())
+        for chunk in cases["test_id"].chunks
+        for start in [32 * chunk.offset]
+    )
+    order = prefix_order(joined, 16)
+    return pc.sort_indices(cases, [("test_id", "ascending")]) if order is None else order
 
 
 def metrics(rows: pa.Table, readings: Mapping[int, Reading], stamp: Stamp) -> pa.Table:
@@ -117,8 +131,19 @@ def _table(
             arrays.append(own[entry.name].dictionary_encode() if coded else own[entry.name])
         else:
             values = pa.array([columns[entry.name] for columns in known], pa.string() if coded else entry.type)
-            arrays.append((values.dictionary_encode() if coded else values).take(index))
+            if len(known) == 1:
+                arrays.append(_repeated(values, rows.num_rows, coded=coded))
+            else:
+                arrays.append((values.dictionary_encode() if coded else values).take(index))
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _repeated(value: pa.Array, times: int, *, coded: bool) -> pa.Array:
+    """The one value again and again."""
+    if coded:
+        codes = pa.Int32Array.from_buffers(pa.int32(), times, [None, pa.py_buffer(bytes(4 * times))])
+        return pa.DictionaryArray.from_arrays(codes, value)
+    return pa.repeat(value[0], times)
 
 
 def _final(cases: pa.Table) -> pa.Array:

@@ -12,9 +12,9 @@ LISTED = 100
 class Finding:
     """One thing that is wrong.
 
-    `kind` is one of: changed_entry, changed_tile, changed_event, changed_file, missing, damaged, bad_signature,
-    removed_tail, fork, other_log, wrong_root, no_witness, missing_leaf, missing_event, never_sequenced. `where` is a
-    file or a row.
+    `kind` is one of: changed_entry, changed_tile, changed_event, changed_file, changed_record, changed_rows, unlogged,
+    missing, damaged, bad_signature, removed_tail, fork, other_log, wrong_root, no_witness, missing_leaf, missing_event,
+    never_sequenced. `where` is a file, a row or a part.
     """
 
     kind: str

@@ -78,7 +78,7 @@ def verify_events(ledger: Ledger, key: str, *, remembered: Path | None = None) -
     memory = None
     if remembered is not None and remembered.exists():
         memory = read_seen(remembered, str(remembered), own, (), findings)
-    with ledger.read() as connection, _whatever_it_holds(connection):
+    with ledger.read() as connection, whatever_it_holds(connection):
         head = log.head_of(connection) or log.Head(own.name)
         newest = log.latest_checkpoint(connection)
         _check_end(head, newest, memory, findings)
@@ -150,7 +150,7 @@ class _LedgerSource:
 
 
 @contextlib.contextmanager
-def _whatever_it_holds(connection: Connection) -> Iterator[None]:
+def whatever_it_holds(connection: Connection) -> Iterator[None]:
     """Read text as it is. One flipped bit can make SQLite's no UTF-8, and the check must name it and not end there."""
     if connection.dialect.name != "sqlite":
         yield

@@ -1,48 +1,169 @@
-"""The files behind the records: each segment against the digest under which it was made to count."""
+"""The files behind the records: are they those that the log tells of, and what became of those that are gone?
+
+A segment is checked against the digest under which an event says that it was made, so that a file that was rewritten
+together with its record is found. One that was replaced, and a raw bundle that was dropped, may be gone: an event says
+so, and without it they are missing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
-from sqlalchemy import select, tuple_
+import duckdb
+from sqlalchemy import select
 
-from blocks.canonical import digest_file
+from blocks.canonical import digest_file, digest_json, short
 from blocks.ledger import Ledger
-from blocks.ledger.schema import bundles, segments
+from blocks.ledger.keep_schema import dropped_bundles, replacements
+from tasks.publish.log.accounts import accounts
 from tasks.publish.log.findings import Findings
+from tasks.publish.log.verify_rows import Rows, verify_rows
 
-PAGE = 5000
+_AT_ONCE = 5000
 
 
-def verify_files(ledger: Ledger) -> tuple[Findings, int]:
-    """What is wrong with the segments and the raw bundles that the records name, and how many files were read."""
-    found, read = Findings(), 0
+@dataclass
+class Checked:
+    """What is wrong with the files, how many were read, and what was let go as the log says."""
+
+    findings: Findings = field(default_factory=Findings)
+    files: int = 0
+    dropped: int = 0  # raw bundles
+    rows: Rows = field(default_factory=Rows)
+
+
+def verify_files(ledger: Ledger) -> Checked:
+    """Check every segment and raw bundle, and the rows of each bundle against the root under which it was admitted.
+
+    Memory does not grow with the ledger.
+    """
+    checked = Checked()
+    with accounts(ledger) as both:
+        _compare_segments(both, checked.findings)
+        _compare_bundles(both, checked.findings)
+        wrong = _check_segments(ledger, both, checked)
+        _check_raw(ledger, both, _check_drops(both, checked), checked)
+        checked.rows = verify_rows(ledger, both, checked.findings, wrong)
+    return checked
+
+
+# -- the records against the log -----------------------------------------------------------------------------------
+
+
+def _compare_segments(both: duckdb.DuckDBPyConnection, findings: Findings) -> None:
+    differing = both.execute(
+        """SELECT coalesce(l.path, s.path), l.segment, s.digest, l.rows, s.rows
+        FROM logged l FULL JOIN (FROM segments WHERE counts) s ON l.path = s.path
+        WHERE l.segment IS DISTINCT FROM s.digest OR l.rows IS DISTINCT FROM s.rows ORDER BY 1"""
+    ).fetchall()
+    for path, logged, recorded, logged_rows, recorded_rows in differing:
+        where = f"results/{path}"
+        if recorded is None:
+            findings.add("missing", where, f"the log says that {logged} counts, and no record has it count")
+        elif logged is None:
+            findings.add("unlogged", where, f"it counts by its record, {recorded}, and no event says that it was made")
+        elif logged != recorded:
+            findings.add("changed_record", where, f"its record says {recorded}, and the log {logged}")
+        else:
+            findings.add("changed_record", where, f"its record says {recorded_rows} rows, and the log {logged_rows}")
+
+
+def _compare_bundles(both: duckdb.DuckDBPyConnection, findings: Findings) -> None:
+    differing = both.execute(
+        """SELECT coalesce(a.lease, b.lease), coalesce(a.part, b.part), a.digest, b.digest, a.rows, b.rows
+        FROM admitted a FULL JOIN bundles b ON a.lease = b.lease AND a.part = b.part
+        WHERE a.digest IS DISTINCT FROM b.digest OR a.rows IS DISTINCT FROM b.rows ORDER BY 1, 2"""
+    )
+    while some := differing.fetchmany(_AT_ONCE):
+        for lease, part, logged, recorded, logged_rows, recorded_rows in some:
+            where = f"part {part} of {lease}"
+            if recorded is None:
+                findings.add("missing", where, f"the log says that {logged} was admitted, and no record has it")
+            elif logged is None:
+                findings.add("unlogged", where, f"{recorded} is on record, and no event says that it was admitted")
+            elif logged != recorded:
+                findings.add("changed_record", where, f"its record says {recorded}, and the log {logged}")
+            else:
+                says = f"its record says {recorded_rows} rows, and the log {logged_rows}"
+                findings.add("changed_record", where, says)
+
+
+# -- the files -----------------------------------------------------------------------------------------------------
+
+
+def _check_segments(ledger: Ledger, both: duckdb.DuckDBPyConnection, checked: Checked) -> set[str]:
+    """Returns the paths of those that are wrong, or not there."""
+    wrong = set()
+    listed = both.execute(
+        """SELECT s.path, coalesce(l.segment, s.digest), s.digest
+        FROM segments s LEFT JOIN logged l ON l.path = s.path WHERE s.counts ORDER BY 1"""
+    ).fetchall()
+    for path, digest, recorded in listed:
+        checked.files += 1
+        now = _digest_now(ledger, path)
+        if now == digest or (now is None and _replaced_meanwhile(ledger, recorded)):
+            continue
+        wrong.add(path)
+        where = f"results/{path}"
+        if now is None:
+            checked.findings.add("missing", where, "the segment is not there; its rows are missing from every query")
+        else:
+            checked.findings.add("changed_file", where, f"its content is not what was made, {digest}")
+    return wrong
+
+
+def _digest_now(ledger: Ledger, path: str) -> str | None:
+    """What the file's content hashes to, where it is kept. None where it is not there."""
+    if ledger.store.bucket is not None:
+        return ledger.store.bucket.digest(f"results/{path}")
+    file = ledger.results / path
+    return digest_file(file) if file.is_file() else None
+
+
+def _replaced_meanwhile(ledger: Ledger, digest: str) -> bool:
     with ledger.read() as connection:
-        cut = connection.execute(select(segments.c.path, segments.c.digest).order_by(segments.c.path)).all()
-    for path, digest in cut:
-        read += 1
-        file = ledger.results / path
-        if not file.is_file():
-            found.add("missing", f"results/{path}", "the segment is not there; its rows are missing from every query")
-        elif digest_file(file) != digest:
-            found.add("changed_file", f"results/{path}", f"its content is not what was cut, {digest}")
-    after = ("", 0)
-    while kept := _bundles(ledger, after):
-        for lease, part, digest in kept:
-            read += 1
-            file, where = ledger.store.path(digest), f"part {part} of {lease}"
-            if not file.is_file():
-                found.add("missing", where, f"its raw bundle {digest} is not in the store")
-            elif digest_file(file) != digest:
-                found.add("changed_file", where, f"its raw bundle is not what was admitted, {digest}")
-        after = (kept[-1].lease, kept[-1].part)
-    return found, read
+        return bool(connection.scalar(select(replacements.c.segment).where(replacements.c.segment == digest)))
 
 
-def _bundles(ledger: Ledger, after: tuple[str, int]) -> Sequence[Any]:
-    """The next page: there may be millions, and no transaction should last while files are read."""
-    key = tuple_(bundles.c.lease, bundles.c.part)
-    query = select(bundles.c.lease, bundles.c.part, bundles.c.digest).where(key > after).order_by(*key.clauses)
+def _check_drops(both: duckdb.DuckDBPyConnection, checked: Checked) -> set[str]:
+    """Take out of `dropped` what no event tells of; returns all acts of dropping that are on record.
+
+    An act is called by the digest over the digests that went with it, which is what its event holds.
+    """
+    logged = {digests for (digests,) in both.execute("SELECT digests FROM drops").fetchall()}
+    acts = both.execute("SELECT DISTINCT act FROM dropped ORDER BY act").fetchall()
+    for (act,) in acts:
+        query = both.execute("SELECT digest FROM dropped WHERE act = ? ORDER BY digest", [act])
+        digests = [digest for (digest,) in query.fetchall()]
+        if act in logged and digest_json(digests) == act:
+            continue
+        says = f"{len(digests):,} raw bundles are said to be dropped, and no event says so"
+        checked.findings.add("unlogged", f"drop {short(str(act))}", says)
+        both.execute("DELETE FROM dropped WHERE act = ?", [act])
+    return {act for (act,) in acts}
+
+
+def _check_raw(ledger: Ledger, both: duckdb.DuckDBPyConnection, acts: set[str], checked: Checked) -> None:
+    listed = both.cursor().execute(
+        """SELECT b.lease, b.part, b.digest, d.digest IS NOT NULL
+        FROM bundles b LEFT JOIN dropped d ON d.digest = b.digest ORDER BY b.lease, b.part"""
+    )
+    while some := listed.fetchmany(_AT_ONCE):
+        for lease, part, digest, dropped in some:
+            now = ledger.store.digest_now(digest)
+            if now is None and (dropped or _dropped_meanwhile(ledger, digest, acts)):
+                checked.dropped += 1
+                continue
+            checked.files += 1
+            where = f"part {part} of {lease}"
+            if now is None:
+                checked.findings.add("missing", where, f"its raw bundle {digest} is not in the store")
+            elif now != digest:
+                checked.findings.add("changed_file", where, f"its raw bundle is not what was admitted, {digest}")
+
+
+def _dropped_meanwhile(ledger: Ledger, digest: str, acts: set[str]) -> bool:
+    """Whether it was dropped since the two accounts were taken: the next check looks for the event of that act."""
     with ledger.read() as connection:
-        return connection.execute(query.limit(PAGE)).all()
+        act = connection.scalar(select(dropped_bundles.c.drop).where(dropped_bundles.c.digest == digest))
+    return act is not None and act not in acts

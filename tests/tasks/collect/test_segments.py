@@ -24,7 +24,8 @@ from blocks.ledger import Ledger, now
 from blocks.ledger.query import run_query
 from blocks.ledger.schema import bundles, events, segments
 from tasks.collect import segments as cutting
-from tasks.collect.segments import EMPTY, cut_segments, sweep_orphans
+from tasks.collect.segments import EMPTY, cut_segments
+from tasks.keep.sweep import sweep_orphans
 from tests.ledger_fixtures import database_url as database_url
 from tests.ledger_fixtures import ledger as ledger
 from tests.ledger_fixtures import postgres as postgres
@@ -150,6 +151,7 @@ def test_a_tampered_bundle_is_told_and_the_rest_is_cut(ledger: Ledger):
 CHILD = """
     import os, signal, sys, time
     from pathlib import Path
+    from blocks.ledger import files
     from tasks.collect import segments
     from tests.ledger_rows import open_made
     root, url, where = sys.argv[1:4]
@@ -163,7 +165,7 @@ CHILD = """
     if where == "file written":
         segments._commit = die
     elif where == "half of the file":
-        segments.digest_file = die
+        files.digest_file = die
     elif where == "bundles marked":
         segments._mark = die_after(segments._mark)
     elif where == "event written":
@@ -226,14 +228,14 @@ def test_a_fresh_file_is_not_swept_because_its_cutter_may_be_at_work(ledger: Led
 def test_a_file_that_was_swept_under_a_slow_cutter_never_counts(ledger: Ledger, monkeypatch: pytest.MonkeyPatch):
     make_run(ledger, some_units(2))
     before = run_query(ledger, ALL_ROWS)
-    take_turn = cutting._take_turn
+    take_turn = cutting.take_turn
 
     def swept_first(connection: object) -> None:
         for path in files_of(ledger):
             path.unlink()
         take_turn(connection)
 
-    monkeypatch.setattr(cutting, "_take_turn", swept_first)
+    monkeypatch.setattr(cutting, "take_turn", swept_first)
     with pytest.raises(Exception, match="vanished before it counted"):
         cut_segments(ledger, everything=True)
     monkeypatch.undo()

@@ -1,0 +1,172 @@
+"""Two accounts of the same files: what the log says of them and what the records say, side by side, of one moment.
+
+    with accounts(ledger) as both:
+        both.execute("SELECT ... FROM admitted LEFT JOIN bundles ...")
+
+From the log (events): `admitted`, `made`, `replaced`, `drops`. From the records: `bundles`, `segments`, `dropped`.
+They stand in DuckDB, which puts on the disk what it cannot hold, so that a million bundles take no more memory than a
+thousand. Whether the events are those that were logged is `verify_events`'s question.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from sqlalchemy import Connection, select, tuple_
+
+from blocks.ledger import Ledger
+from blocks.ledger.files import REPLACED
+from blocks.ledger.keep_schema import dropped_bundles
+from blocks.ledger.schema import bundles, events, segments
+from tasks.publish.log.verify_events import whatever_it_holds
+
+MEMORY = "300MB"
+PAGE = 5000
+
+Row = tuple[Any, ...]
+_TABLES: dict[str, dict[str, pa.DataType]] = {
+    "admitted": {
+        "lease": pa.string(), "part": pa.int64(), "digest": pa.string(), "rows": pa.int64(), "root": pa.string(),
+    },
+    "made": {
+        "segment": pa.string(), "path": pa.string(), "kind": pa.string(), "rows": pa.int64(),
+        "replaced_rows": pa.int64(),
+    },
+    "replaced": {"segment": pa.string()},
+    "drops": {"digests": pa.string()},
+    "bundles": {
+        "lease": pa.string(), "part": pa.int64(), "digest": pa.string(), "rows": pa.int64(), "segment": pa.string(),
+    },
+    "segments": {
+        "digest": pa.string(), "path": pa.string(), "kind": pa.string(), "rows": pa.int64(), "counts": pa.bool_(),
+    },
+    "dropped": {"digest": pa.string(), "act": pa.string()},
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def accounts(ledger: Ledger) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The two accounts, as tables; gone at the end of the block."""
+    with (
+        tempfile.TemporaryDirectory(prefix="commonfleet-verify-") as folder,
+        contextlib.closing(duckdb.connect(":memory:")) as both,
+    ):
+        both.execute("SET TimeZone = 'UTC'")
+        both.execute(f"SET memory_limit = '{MEMORY}'")
+        both.execute(f"SET temp_directory = '{folder}'")
+        for name, columns in _TABLES.items():
+            both.register("shape", pa.schema(list(columns.items())).empty_table())
+            both.execute(f"CREATE TABLE {name} AS FROM shape")
+        with ledger.read() as connection, whatever_it_holds(connection):
+            _copy_events(connection, both)
+            _copy_records(connection, both)
+        # What counts, according to the log.
+        both.execute("CREATE TABLE logged AS SELECT * FROM made ANTI JOIN replaced USING (segment)")
+        yield both
+
+
+# -- the log -------------------------------------------------------------------------------------------------------
+
+
+def _copy_events(connection: Connection, both: duckdb.DuckDBPyConnection) -> None:
+    after = 0
+    query = select(events.c.seq, events.c.kind, events.c.body).where(events.c.kind.in_(_SAID)).order_by(events.c.seq)
+    while page := connection.execute(query.where(events.c.seq > after).limit(PAGE)).all():
+        rows: dict[str, list[Row]] = {name: [] for name in ("admitted", "made", "replaced", "drops")}
+        for _, kind, body in page:
+            with contextlib.suppress(ValueError, TypeError, KeyError):  # which is no leaf's content: found elsewhere
+                for name, row in _SAID[kind](json.loads(body)["body"]):
+                    rows[name].append(row)
+        for name, some in rows.items():
+            add(both, name, some)
+        after = page[-1].seq
+
+
+def _admission(said: dict[str, Any]) -> Iterator[tuple[str, Row]]:
+    yield "admitted", (said["lease"], said["part"], said["digest"], said["rows"], said["root"])
+
+
+def _cut(said: dict[str, Any]) -> Iterator[tuple[str, Row]]:
+    yield "made", (said["digest"], said["path"], said["content"], said["rows"], 0)
+
+
+def _compacted(said: dict[str, Any]) -> Iterator[tuple[str, Row]]:
+    yield from _cut(said)
+    yield from _gone(said)
+
+
+def _summed_up(said: dict[str, Any]) -> Iterator[tuple[str, Row]]:
+    rows = sum(entry["rows"] for entry in said["replaced"])
+    yield "made", (said["digest"], said["path"], "daily", said["days"], rows)
+    yield from _gone(said)
+
+
+def _gone(said: dict[str, Any]) -> Iterator[tuple[str, Row]]:
+    for entry in said["replaced"]:
+        yield "replaced", (entry["digest"],)
+
+
+def _drop(said: dict[str, Any]) -> Iterator[tuple[str, Row]]:
+    yield "drops", (said["digests"],)
+
+
+_SAID: dict[str, Callable[[dict[str, Any]], Iterator[tuple[str, Row]]]] = {
+    "bundle.admitted": _admission,
+    "segment.cut": _cut,
+    "segment.compacted": _compacted,
+    "rows.summed_up": _summed_up,
+    "bundles.dropped": _drop,
+}
+
+
+# -- the records ---------------------------------------------------------------------------------------------------
+
+
+def _copy_records(connection: Connection, both: duckdb.DuckDBPyConnection) -> None:
+    columns = [bundles.c[name] for name in _TABLES["bundles"]]
+    for page in _pages(connection, columns, [bundles.c.lease, bundles.c.part]):
+        add(both, "bundles", page)
+    columns = [segments.c[name] for name in ("digest", "path", "kind", "rows")]
+    for page in _pages(connection, [*columns, ~REPLACED], [segments.c.digest]):
+        add(both, "segments", page)
+    for page in _pages(connection, [dropped_bundles.c.digest, dropped_bundles.c.drop], [dropped_bundles.c.digest]):
+        add(both, "dropped", page)
+
+
+def _pages(connection: Connection, columns: Sequence[Any], key: Sequence[Any]) -> Iterator[list[Row]]:
+    """All rows, in pages, in the order of a key that stands among the first of the columns."""
+    query = select(*columns).order_by(*key).limit(PAGE)
+    page = connection.execute(query).all()
+    while page:
+        yield [tuple(row) for row in page]
+        page = connection.execute(query.where(tuple_(*key) > tuple(page[-1][: len(key)]))).all()
+
+
+def add(both: duckdb.DuckDBPyConnection, name: str, rows: Sequence[Row]) -> None:
+    """Append rows to one of the tables. What a damaged database has put there instead of a number is taken as none."""
+    if not rows:
+        return
+    kinds = _TABLES[name]
+    arrays = [
+        pa.array([_clean(value, kind) for value in column], kind)
+        for column, kind in zip(zip(*rows, strict=True), kinds.values(), strict=True)
+    ]
+    both.register("batch", pa.Table.from_arrays(arrays, names=list(kinds)))
+    both.execute(f"INSERT INTO {name} FROM batch")
+    both.unregister("batch")
+
+
+def _clean(value: Any, kind: pa.DataType) -> Any:
+    if value is None:
+        return None
+    if pa.types.is_string(kind):
+        return str(value).encode("utf-8", "replace").decode()
+    if pa.types.is_boolean(kind):
+        return bool(value)  # 0 and 1 in SQLite
+    return int(value) if isinstance(value, int) and abs(value) < 1 << 63 else None
