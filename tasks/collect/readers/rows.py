@@ -61,11 +61,10 @@ class Rows:
         self._suite = suite
         self._attempt, self._started = attempt, started
         self._suites: set[str] = set()
-        self._sums: list[tuple[set[str], float, bytes]] = []  # of each piece: outcomes, seconds, leaves
+        self._sums: list[tuple[set[str], float, bytes, bytes]] = []  # of each piece: outcomes, seconds, ids, leaves
         self._case: dict[str, list[Any]] = {column: [] for column in _GIVEN}
         self._metric: dict[str, list[Any]] = {column: [] for column in METRICS.names[1:]}
         self._pieces: list[pa.RecordBatch] = []
-        self._seen: set[int] = set()  # hashes of test ids
         self._table: pa.Table | None = None
         self.distinct = 0  # tests among the cases, once there is a table of them
 
@@ -142,8 +141,9 @@ class Rows:
     def _made(self) -> pa.Table:
         self._flush()
         table = pa.Table.from_batches(self._pieces, _PIECE_SCHEMA)
-        # Mostly no test is there twice. (Two that only have the same hash cost time and no truth.)
-        alone = len(self._seen) == self.cases
+        # Mostly no test is there twice.
+        ids = b"".join(ids for _, _, ids, _ in self._sums)
+        alone = not self.cases or all_different(ids, 16)
         repeat = pa.array([0] * self.cases, pa.int32()) if alone else _repeats(table["test_id"])
         self.distinct = self.cases if alone else pc.sum(pc.equal(repeat, 0)).as_py()
         return table.append_column("repeat", repeat)
@@ -156,17 +156,17 @@ class Rows:
 
     def facts(self) -> dict[str, Any]:
         """What a reading says of its rows together. `case_table` comes first, and nothing is added after it."""
-        outcomes = set().union(*(outcomes for outcomes, _, _ in self._sums))
+        outcomes = set().union(*(outcomes for outcomes, _, _, _ in self._sums))
         return {
             "suite": next(iter(self._suites)) if len(self._suites) == 1 else "",
             "distinct": self.distinct,
             "worst": worst(sorted(outcomes)) if outcomes else "passed",
-            "duration": sum(seconds for _, seconds, _ in self._sums),
+            "duration": sum(seconds for _, seconds, _, _ in self._sums),
             "root": self._root() if self._attempt is not None else "",
         }
 
     def _root(self) -> str:
-        leaves = b"".join(some for _, _, some in self._sums)
+        leaves = b"".join(some for _, _, _, some in self._sums)
         figures = zip(*(self._metric[name] for name in _FIGURE), strict=True)
         for model, variant, metric, value, measured_in, samples in figures:
             values = (model, variant, metric, value, measured_in, None, None, samples)
@@ -185,12 +185,12 @@ class Rows:
     def _add(self, places: Places, columns: Mapping[str, Sequence[Any]]) -> None:
         different = [(self._suite if self._suite is not None else suite, file, cls) for suite, file, cls in places.all]
         ids = _ids(different, places.of, columns["name"])
-        self._seen.update(map(hash, ids))
         self._suites.update(suite for suite, _, _ in different)
-        hexed = b"".join(ids).hex()
+        joined = b"".join(ids)
+        hexed = joined.hex()
         head = f"R|{self._attempt}|{_MODE}|{'' if self._started is None else self._started}|"
         leaves = _leaves(head, hexed, columns) if self._attempt is not None else b""
-        self._sums.append((set(columns["outcome"]), sum(filter(None, columns["seconds"])), leaves))
+        self._sums.append((set(columns["outcome"]), sum(filter(None, columns["seconds"])), joined, leaves))
         index = pa.array(places.of, pa.int32())
         arrays: dict[str, pa.Array] = {"source": pa.array([self._source] * len(ids), pa.int32())}
         arrays["test_id"] = _hex(hexed)
@@ -225,6 +225,20 @@ def _ids(places: Sequence[tuple[str, str, str]], of: Iterable[int], names: Itera
     sha256, quote = hashlib.sha256, encode_basestring
     heads = [f"[{quote(suite)},{quote(file)},{quote(cls)}," for suite, file, cls in places]
     return [sha256(f"{heads[at]}{quote(name)}]".encode()).digest()[:16] for at, name in zip(of, names, strict=True)]
+
+
+def all_different(joined: bytes, width: int) -> bool:
+    """Whether no hash is there twice. (Two that only begin alike are taken for one: that costs time and no truth.)"""
+    numbers = _heads(joined, width)
+    return bool(pc.count_distinct(numbers).as_py() == len(numbers))
+
+
+def _heads(joined: bytes, width: int) -> pa.Array:
+    """The first eight bytes of each hash, as the number that sorts like them."""
+    heads = array("Q", memoryview(joined).cast("Q")[:: width // 8].tobytes())
+    if sys.byteorder == "little":
+        heads.byteswap()
+    return pa.UInt64Array.from_buffers(pa.uint64(), len(heads), [None, pa.py_buffer(heads)])
 
 
 def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
@@ -267,10 +281,7 @@ def prefix_order(joined: bytes, width: int) -> pa.Array | None:
     Numbers sort in a tenth of the time of text. That two hashes agree in eight bytes by chance does not happen; where
     they are equal as a whole, any order of theirs is right.
     """
-    heads = array("Q", memoryview(joined).cast("Q")[:: width // 8].tobytes())
-    if sys.byteorder == "little":
-        heads.byteswap()
-    numbers = pa.UInt64Array.from_buffers(pa.uint64(), len(heads), [None, pa.py_buffer(heads)])
+    numbers = _heads(joined, width)
     order = pc.sort_indices(numbers)
     placed = numbers.take(order)
     same = pc.equal(placed[1:], placed[:-1])
