@@ -186,7 +186,9 @@ def ingest(
     from deployments.cli.ingesting import ingest_files
 
     if not paths:
-        raise CommonfleetError("There is nothing to ingest.", do="Name files, folders, globs, or `-` for standard input.")
+        raise CommonfleetError(
+            "There is nothing to ingest.", do="Name files, folders, globs, or `-` for standard input."
+        )
     return ingest_files(paths, run, suite=suite, environment=environment, format=format, as_json=json)
 
 

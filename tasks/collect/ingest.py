@@ -59,7 +59,8 @@ class Outcome:
             "name": reading.name, "outcome": reading.outcome, "kind": reading.kind, "digest": reading.digest or None,
             "unit": None if refused else unit_of(reading.digest), "results": 0 if refused else reading.cases,
             "metrics": 0 if refused else reading.metrics, "known": reading.known, "why": reading.why,
-            "again": self.again or None, "seconds": reading.seconds, "issues": [vars(issue) for issue in reading.issues],
+            "again": self.again or None, "seconds": reading.seconds,
+            "issues": [vars(issue) for issue in reading.issues],
         }  # fmt: skip
 
 
@@ -129,9 +130,7 @@ class _Claims:
         return {at for at, _ in readings} - fresh
 
 
-def _admit(
-    ledger: Ledger, key: Key, stamp: Stamp, batch: Batch, fresh: dict[int, Reading]
-) -> set[str]:
+def _admit(ledger: Ledger, key: Key, stamp: Stamp, batch: Batch, fresh: dict[int, Reading]) -> set[str]:
     """Have the fresh files of a batch count; returns the units that another process was faster with."""
     overtaken: set[str] = set()
     segments = dict(batch.segments)

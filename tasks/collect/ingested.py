@@ -216,9 +216,7 @@ def _conclusion(files: int, results: int, metrics: int) -> str:
 # -- rows ----------------------------------------------------------------------------------------------------------
 
 
-def _insert_units(
-    connection: Connection, stamp: Stamp, arrivals: Sequence[Arrival], manifest: str, at: float
-) -> None:
+def _insert_units(connection: Connection, stamp: Stamp, arrivals: Sequence[Arrival], manifest: str, at: float) -> None:
     told: list[dict[str, Any]] = []
     settled: list[dict[str, Any]] = []
     tried: list[dict[str, Any]] = []

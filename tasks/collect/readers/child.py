@@ -114,9 +114,7 @@ def _batch(batch: dict[str, Any], limits: Limits, out: BinaryIO) -> None:
     _answer(out, *_segments(files, stamp))
 
 
-def _file(
-    source: dict[str, Any], batch: dict[str, Any], stamp: Stamp | None, limits: Limits, out: BinaryIO
-) -> _File:
+def _file(source: dict[str, Any], batch: dict[str, Any], stamp: Stamp | None, limits: Limits, out: BinaryIO) -> _File:
     began = time.process_time()
     at, name, data = source["at"], source["name"], _content(source["path"], limits)
     if isinstance(data, str):

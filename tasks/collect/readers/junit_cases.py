@@ -96,8 +96,11 @@ class Cases:
         self._rows.drop_after(mark[0])
         self.suites = mark[1]
         del self._claims[mark[2] :]
-        for kept in (*self._columns(), self._outcome, self._message, self._output, self._reruns, self._declined):
+        for column in self._columns():
+            column.clear()
+        for kept in (self._outcome, self._message, self._output, self._reruns):
             kept.clear()
+        self._declined.clear()
         self._complete = 0
 
     def known(self) -> int | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 WANTED = ("name", "classname", "file", "time", "status", "result")
@@ -34,7 +34,7 @@ class Run:
 
     start: int
     end: int
-    columns: dict[str, Sequence[str]]
+    columns: Mapping[str, Sequence[str]]
     cases: int
 
 
@@ -69,7 +69,7 @@ def _patterns(names: tuple[str, ...]) -> tuple[re.Pattern[bytes], re.Pattern[str
     """For cases with these attributes: a run of them, and one of them with its values."""
     tag = "<testcase" + "".join(rf"[ \n]++{name}={_VALUE}" for name in names) + _REST
     captured = "<testcase" + "".join(
-        rf'[ \n]++{name}="' + ("([^\"]*+)" if name in WANTED else "[^\"]*+") + '"' for name in names
+        rf'[ \n]++{name}="' + ('([^"]*+)' if name in WANTED else '[^"]*+') + '"' for name in names
     )
     # The empty group makes every match a tuple, also where one attribute is wanted.
     # Started by a tag outside of the group: so the search goes from one `<testcase` to the next.

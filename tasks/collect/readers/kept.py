@@ -1,7 +1,7 @@
 """The form in which a raw file is kept: a frame that says whose it is, then the file as one Zstandard frame.
 
-Any `zstd -d` gives the file back: the first frame is a "skippable" one (RFC 8878, section 3.1.2). It makes the kept form
-of a file in two runs two contents, so that letting one go never takes the other with it.
+Any `zstd -d` gives the file back: the first frame is a "skippable" one (RFC 8878, section 3.1.2). It makes the kept
+form of a file in two runs two contents, so that letting one go never takes the other with it.
 """
 
 from __future__ import annotations

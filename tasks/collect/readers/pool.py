@@ -88,9 +88,7 @@ def batches(sources: Iterator[Numbered]) -> Iterator[list[Numbered]]:
         yield batch
 
 
-def read_all(
-    sources: Iterator[Numbered], *, workers: int, order: Order, limits: Limits, known: Known
-) -> Iterator[Raw]:
+def read_all(sources: Iterator[Numbered], *, workers: int, order: Order, limits: Limits, known: Known) -> Iterator[Raw]:
     """Everything, as it gets ready. Closing the iterator ends the processes."""
     work = _Work(batches(sources))
     done: queue.Queue[Raw | BaseException | None] = queue.Queue(maxsize=workers)

@@ -48,9 +48,8 @@ def read(
     """Read files, folders, globs and `-`, a few at a time in processes of their own.
 
     `suite` stands in for the suites that the reports name, `format` for what their content looks like. With a `stamp`
-    the processes make segments, of all files but those that `known` picks out; without, tables. Batches come in no particular order. `paths` are there to keep the raw files by (check
-    the digest: a file may change meanwhile); the spooled `-` is gone when the iterator is. Memory is a batch per
-    worker and the one that the caller holds.
+    the processes make segments, of all files but those that `known` picks out; without, tables. Batches come in no
+    particular order. Memory is a batch per worker and the one that the caller holds.
     """
     if workers is None:
         workers = max(1, min(8, len(os.sched_getaffinity(0))))

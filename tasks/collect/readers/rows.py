@@ -16,9 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blocks.ledger.results import attempt_id
-from blocks.ledger.roots import metric_leaf, root_of_sorted
 from blocks.lease import worst
+from blocks.ledger.roots import metric_leaf, root_of_sorted
 from tasks.collect.readers import text
 
 CASES = pa.schema([
@@ -40,6 +39,7 @@ METRICS = pa.schema([
 
 _PIECE_SCHEMA = CASES.remove(CASES.get_field_index("repeat"))
 _PIECE = 20_000
+_DIGEST = type(hashlib.sha256()).digest
 _MODE = "company"  # of the one attempt that a file is
 _FIGURE = ("model", "variant", "metric", "value", "measured_in", "samples")
 _GIVEN = ("suite", "file", "cls", "name", "outcome", "seconds", "message", "output", "reruns")
@@ -222,9 +222,11 @@ class Places:
 
 def _ids(places: Sequence[tuple[str, str, str]], of: Iterable[int], names: Iterable[str]) -> list[bytes]:
     """What `blocks.ledger.results.test_id` gives, for many and as bytes: what is before the name is made once."""
-    sha256, quote = hashlib.sha256, encode_basestring
+    quote = encode_basestring
     heads = [f"[{quote(suite)},{quote(file)},{quote(cls)}," for suite, file, cls in places]
-    return [sha256(f"{heads[at]}{quote(name)}]".encode()).digest()[:16] for at, name in zip(of, names, strict=True)]
+    # Quoted text has no line end of its own, so all of it can be made bytes at once.
+    lines = "\n".join([f"{heads[at]}{quote(name)}]" for at, name in zip(of, names, strict=True)]).encode().split(b"\n")
+    return [digest[:16] for digest in map(_DIGEST, map(hashlib.sha256, lines))]
 
 
 def all_different(joined: bytes, width: int) -> bool:
@@ -254,16 +256,12 @@ def _hex(hexed: str) -> pa.Array:
 
 def _leaves(head: str, hexed: str, columns: Mapping[str, Sequence[Any]]) -> bytes:
     """`blocks.ledger.roots.result_leaf` for many rows of one attempt, one after another."""
-    sha256 = hashlib.sha256
     rows = zip(range(0, len(hexed), 32), columns["outcome"], columns["seconds"], columns["message"], strict=True)
-    return b"".join(
-        [
-            sha256(
-                f"{head}{hexed[at : at + 32]}|{outcome}|{'' if seconds is None else seconds}|{message or ''}".encode()
-            ).digest()
-            for at, outcome, seconds, message in rows
-        ]
-    )
+    lines = [
+        f"{head}{hexed[at : at + 32]}|{outcome}|{'' if seconds is None else seconds}|{message or ''}".encode()
+        for at, outcome, seconds, message in rows
+    ]
+    return b"".join(map(_DIGEST, map(hashlib.sha256, lines)))
 
 
 def _sorted(leaves: bytes) -> bytes:

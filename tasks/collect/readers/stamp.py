@@ -22,7 +22,6 @@ from blocks.ledger.tables import METRIC_SCHEMA, RESULT_SCHEMA
 from tasks.collect.readers.base import Reading
 from tasks.collect.readers.rows import prefix_order
 
-
 PART = 1
 ROW_GROUP = 20_000  # as in every segment
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -154,6 +153,7 @@ def test_only_the_format_that_was_asked_for_is_taken(ledger: Ledger, key: Key, t
 
 # -- several at once, and kills ------------------------------------------------------------------------------------
 
+
 def start(home: Path, folder: Path) -> subprocess.Popen[bytes]:
     program = Path(sys.executable).with_name("commonfleet")
     quiet = subprocess.DEVNULL
@@ -175,13 +175,17 @@ def check(home: Path, files: int, tests: int) -> None:
     program = str(Path(sys.executable).with_name("commonfleet"))
 
     def asked(*arguments: str) -> Any:
-        return json.loads(subprocess.run([program, *arguments, "--json"], env=env, check=True, capture_output=True).stdout)
+        return json.loads(
+            subprocess.run([program, *arguments, "--json"], env=env, check=True, capture_output=True).stdout
+        )
 
     summary = asked("show", "R")
     assert summary["units"] == {"planned": files, "ran": files, "skipped": 0, "not_run": 0, "lost": 0}
     assert summary["results"] == {"suite": {"passed": files * tests}}
     assert summary["missing"] == 0
-    counts = asked("query", "SELECT count(*) AS n, count(DISTINCT test_id) AS d, count(DISTINCT unit) AS u FROM results")
+    counts = asked(
+        "query", "SELECT count(*) AS n, count(DISTINCT test_id) AS d, count(DISTINCT unit) AS u FROM results"
+    )
     assert counts == [{"n": files * tests, "d": files * tests, "u": files}]
     checked = asked("verify")
     assert checked["good"], checked

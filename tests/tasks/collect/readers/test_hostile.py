@@ -28,7 +28,9 @@ def answer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     print(f"HOSTILE_SEED={SEED}")
     hostile.write(folder, SEED)
     assert Limits().memory_bytes == MOST_BYTES
-    done = commonfleet("ingest", str(folder), "--run", "hostile", "--json", env={**os.environ, "COMMONFLEET_HOME": str(root / "home")})
+    done = commonfleet(
+        "ingest", str(folder), "--run", "hostile", "--json", env={**os.environ, "COMMONFLEET_HOME": str(root / "home")}
+    )
     for path in folder.iterdir():
         path.unlink()  # 300 MB that pytest would keep
     assert done.returncode == 1, done.stderr

@@ -91,7 +91,9 @@ def test_pieces_of_any_size_say_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_pattern_is_used_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
     plain = junit.Cases.plain
-    monkeypatch.setattr(junit.Cases, "plain", lambda self, columns, cases: (taken.append(cases), plain(self, columns, cases)))
+    monkeypatch.setattr(
+        junit.Cases, "plain", lambda self, columns, cases: (taken.append(cases), plain(self, columns, cases))
+    )
     told(DOCUMENTS["plain"])
     told(DOCUMENTS["with output"])
     assert taken == [5, 5]
