@@ -21,7 +21,7 @@ MOST_BYTES = 1 << 30
 
 @pytest.fixture(scope="module")
 def answer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What `commonfleet ingest` says of the whole corpus. The clock on the wall is left out: the machine may be busy."""
+    """What `commonfleet ingest` says of the whole corpus."""
     root = tmp_path_factory.mktemp("hostile")
     folder = root / "corpus"
     folder.mkdir()

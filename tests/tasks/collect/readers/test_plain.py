@@ -1,5 +1,7 @@
 """Plain cases taken out by a pattern are the cases that the parser's events tell, and no other."""
 
+# ruff: noqa: E501  (a line per document reads better than three)
+
 from __future__ import annotations
 
 import random
