@@ -108,7 +108,7 @@ def _document(view: memoryview, cases: Cases, limits: Limits, *, utf8: bool) -> 
         while run := runs.next(feed.at):
             feed.up_to(run.start)
             # Only where expat has understood all that is before: not inside a tag, a comment or a CDATA section.
-            if feed.understood() and cases.take_plain():
+            if run.cases and feed.understood() and cases.take_plain():
                 cases.plain(run.columns, run.cases)
                 feed.leave_out(run.end)
             else:

@@ -24,6 +24,7 @@ _PLAIN_ENCODING = re.compile(
     rb"""(?:\xef\xbb\xbf)?\s*(?:<\?xml(?:(?!encoding)[^>])*?(?:encoding\s*=\s*["'](?:utf-8|us-ascii|iso-8859-1)["'][^>]*?)?\?>)?\s*<[a-zA-Z!]""",
     re.IGNORECASE,
 )
+_NEAR = 1 << 16  # bytes in which the first plain case is looked for
 _MOST = 20_000  # cases of one run
 _LEAST_BYTES = 300  # a shorter run is not worth leaving the parser for
 
@@ -44,24 +45,26 @@ class Runs:
     def __init__(self, view: memoryview) -> None:
         self._view = view
         self._names: tuple[str, ...] = ()
-        if _PLAIN_ENCODING.match(view[:300]) and (first := _FIRST.search(view)):
+        if _PLAIN_ENCODING.match(view[:300]) and (first := _FIRST.search(view[:_NEAR])):
             names = tuple(name.decode() for name in _NAME.findall(first[1]))
             self._names = names if len(set(names)) == len(names) and "name" in names else ()
 
     def next(self, start: int) -> Run | None:
-        """The first run at `start` or behind it."""
+        """The first run at `start` or behind it; without cases where the parser should read it."""
         if not self._names:
             return None
         whole, one = _patterns(self._names)
-        while match := whole.search(self._view, start):
-            start = match.end()
-            run = match[0]
-            if len(run) >= _LEAST_BYTES and b"]]>" not in run:
-                found = one.findall(run.decode("ascii"))
-                wanted = [name for name in self._names if name in WANTED]
-                columns = dict(zip(wanted, zip(*found, strict=True), strict=False))  # the last one is empty
-                return Run(match.start(), match.end(), columns, len(found))
-        return None
+        match = whole.search(self._view, start)
+        if match is None:
+            return None
+        run = match[0]
+        if len(run) < _LEAST_BYTES or b"]]>" in run:
+            # Given back all the same: looking on for a better one would read many documents many times.
+            return Run(match.start(), match.end(), {}, 0)
+        found = one.findall(run.decode("ascii"))
+        wanted = [name for name in self._names if name in WANTED]
+        columns = dict(zip(wanted, zip(*found, strict=True), strict=False))  # the last one is empty
+        return Run(match.start(), match.end(), columns, len(found))
 
 
 @functools.lru_cache(maxsize=64)
