@@ -51,6 +51,9 @@ def _now_postgresql(*_: Any, **__: Any) -> str:
     return "extract(epoch from clock_timestamp())::double precision"
 
 
+INGESTED = "ingested"
+"""The flow of a run that is made of files: nobody drives it, and it grows with each ingest."""
+
 meta = Table("meta", metadata, Column("key", String, primary_key=True), Column("value", Text, nullable=False))
 
 runs = Table(

@@ -12,6 +12,7 @@ from blocks.errors import CatalogError
 from blocks.home import open_home
 from blocks.ledger import Ledger
 from blocks.ledger.query import asked
+from blocks.ledger.schema import INGESTED
 from deployments.cli import tables
 from flows.conclude import report_file
 from flows.drive import ledger_of
@@ -48,7 +49,7 @@ def show_run(run: str, html: Path | None, *, as_json: bool) -> int:
     if html is not None:
         print(f"Written to {html}{'' if summary['finished'] else ': the run as it stands now'}.")
     report = report_file(open_home(), run)
-    if summary["finished"] and not report.exists():
+    if summary["finished"] and summary["flow"] != INGESTED and not report.exists():
         from tasks.publish.report import write_report
 
         write_report(ledger, run, report)  # the driver died between closing the run and writing its page

@@ -181,6 +181,44 @@ def export(kind: str, run: str = "latest", *, out: Path | None = None, origin: s
 
 
 @app.command
+def ingest(
+    paths: Annotated[tuple[str, ...], Parameter(negative="", allow_leading_hyphen=True)],
+    /,
+    *,
+    run: str,
+    suite: str | None = None,
+    environment: str = "ingested",
+    format: str | None = None,
+    json: Json = False,
+) -> int:
+    """Read reports of other tools into the ledger. Exit 1 when a file was refused. The same file twice is one.
+
+    JUnit XML (pytest, gtest, CTest, Maven), gtest JSON, pytest-reportlog, PyTorch's dynamo CSV and benchmark v3 JSON.
+
+    Parameters
+    ----------
+    paths
+        Files, folders, globs, and `-` for standard input.
+    run
+        The run that they go to. It is made where there is none, and grows with every ingest.
+    suite
+        The suite of all their tests; by default those that the reports name.
+    environment
+        What the tests ran against.
+    format
+        junit, pytest-reportlog, gtest-json, benchmark-v3 or dynamo-csv: take files of this kind only, whatever else
+        they may look like.
+    """
+    from deployments.cli.ingesting import ingest_files
+
+    if not paths:
+        raise CommonfleetError(
+            "There is nothing to ingest.", do="Name files, folders, globs, or `-` for standard input."
+        )
+    return ingest_files(paths, run, suite=suite, environment=environment, format=format, as_json=json)
+
+
+@app.command
 def verify(*, log: Path | None = None, key: str | None = None, witness: Several = (), json: Json = False) -> int:
     """Check the ledger: each event against the Merkle log, each file against its record. Exit 1 when one is wrong.
 

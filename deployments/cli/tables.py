@@ -58,10 +58,11 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     table.add_column("suite")
     for name in ("units", "tests", *outcomes):
         table.add_column(name, justify="right")
-    for suite, figures in summary["suites"].items():
-        row = results.get(suite, {})
+    # A file that was ingested may name several suites, and is a unit of one.
+    for suite in [*summary["suites"], *(name for name in results if name not in summary["suites"])]:
+        row, figures = results.get(suite, {}), summary["suites"].get(suite)
         counts = [f"{row.get(outcome, 0):,}" if row.get(outcome) else "·" for outcome in outcomes]
-        table.add_row(suite, f"{figures['planned']:,}", f"{sum(row.values()):,}", *counts)
+        table.add_row(Text(suite), f"{figures['planned']:,}" if figures else "·", f"{sum(row.values()):,}", *counts)
     console.print(table)
     _print_reasons(console, summary["reasons"])
     _print_dark(console, summary)

@@ -12,7 +12,7 @@ from blocks.errors import LedgerError
 from blocks.lease import BAD, worst
 from blocks.ledger import Ledger
 from blocks.ledger.query import Reader, open_query
-from blocks.ledger.schema import runs, settlements, units
+from blocks.ledger.schema import INGESTED, runs, settlements, units
 from tasks.judge.decide import POISON, Seen, Sighting
 
 Key = tuple[str, str, str]
@@ -99,7 +99,13 @@ def _before(ledger: Ledger, run: str, created: float, environments: Iterable[str
             planned = exists().where(units.c.run == runs.c.id, units.c.environment == environment)
             query = (
                 select(runs.c.created, runs.c.id)
-                .where(runs.c.state == "complete", runs.c.created < created, runs.c.id != run, planned)
+                .where(
+                    runs.c.state == "complete",
+                    runs.c.flow != INGESTED,
+                    runs.c.created < created,
+                    runs.c.id != run,
+                    planned,
+                )
                 .order_by(runs.c.created.desc(), runs.c.id.desc())
                 .limit(RUNS_BACK)
             )

@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 
-BENCHES = ("completeness", "leases", "log", "memory", "results", "verify", "libtorch", "nightly")
+BENCHES = ("completeness", "leases", "log", "ingest", "memory", "results", "verify", "libtorch", "nightly")
 
 
 def main() -> None:
