@@ -37,7 +37,7 @@ lint: setup  ## ruff, mypy strict, import-linter
 	@$(BIN)/lint-imports
 
 soak: setup  ## fault tests with their full counts; SOAK_SEED repeats one, SOAK_STATE resumes
-	@COMMONFLEET_SOAK=1 $(BIN)/python -m pytest -q -s --timeout=7200 tests/faults tests/tasks/keep tests/tasks/publish/test_answer.py tests/flows/test_postgres_runs.py $(ARGS)
+	@COMMONFLEET_SOAK=1 $(BIN)/python -m pytest -q -s --timeout=7200 -m soak tests $(ARGS)
 
 bench: setup  ## the benchmarks, a line of JSON each
 	@$(BIN)/python -m tests.bench $(ARGS)

@@ -105,6 +105,7 @@ def check(root: Path, env: dict[str, str], *, machine_too: bool) -> None:
     assert machine_processes(root) == []
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "machine_too",
     [

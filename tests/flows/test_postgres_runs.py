@@ -88,6 +88,7 @@ def test_a_run_from_end_to_end_and_a_kill_9_of_its_driver(env: dict[str, str]) -
         assert password not in said
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("mode", ["immediate", "fast"] if SOAK else ["immediate"])
 def test_a_restart_of_postgresql_in_the_middle_of_a_run_loses_nothing(
     env: dict[str, str], server: Postgres, mode: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import queue
 import select
@@ -19,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, TypedDict
 
 from blocks.canonical import digest_file
@@ -30,6 +32,10 @@ from tasks.collect.readers.find import Source
 _BATCH_FILES = 64
 _BATCH_BYTES = 8 * MB
 _START_SECONDS = 60.0  # for a process to come up on a busy machine
+_BUSY = 10
+"""How many times its seconds a file may take by the clock, as long as its process has not used them: a machine that is
+busy with something else is no fault of the file."""
+
 _MOST_BYTES = 4096 * MB  # of one batch's rows
 
 
@@ -289,7 +295,7 @@ class _Process:
         taken, descriptor = bytearray(size), self._popen.stdout.fileno()
         view = memoryview(taken)
         while view:
-            left = self._until - time.monotonic()
+            left = self._left()
             if left <= 0:
                 raise _Died(f"it took longer than {self._allowed:.1f} s", self._in_hand)
             if stop.is_set():
@@ -302,7 +308,19 @@ class _Process:
         return taken
 
     def _allow(self, seconds: float) -> None:
-        self._allowed, self._until = seconds, time.monotonic() + seconds
+        self._allowed, self._since, self._used = seconds, time.monotonic(), _processor_seconds(self._popen.pid)
+        self._until = self._since + seconds
+
+    def _left(self) -> float:
+        """Seconds until the process is to be looked at again; none where it has had what it was allowed."""
+        left = self._until - time.monotonic()
+        if left > 0:
+            return left
+        unused = self._allowed - (_processor_seconds(self._popen.pid) - self._used)
+        if not unused > 0:  # nor where nobody knows
+            return 0.0
+        self._until = min(time.monotonic() + unused, self._since + _BUSY * self._allowed)
+        return self._until - time.monotonic()
 
     def _dead(self) -> _Died:
         """Why the process is gone: its last words, or the signal that ended it."""
@@ -325,3 +343,12 @@ class _Process:
                 do="Run `commonfleet doctor`: the installation is incomplete, or the machine is short of memory.",
             )
         return _Died(why, self._in_hand)
+
+
+def _processor_seconds(pid: int) -> float:
+    """What the process has used until now: fields 14 and 15 of proc(5)'s stat. Without such a file, infinitely much."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return math.inf
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

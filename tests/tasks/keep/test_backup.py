@@ -75,6 +75,7 @@ def test_keys_are_copied_only_when_asked_for(home: Home, ledger: Ledger, tmp_pat
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.soak
 def test_a_backup_while_runs_go_on_is_one_moment(home: Home, ledger: Ledger, tmp_path: Path) -> None:
     stop = threading.Event()
 
@@ -229,6 +230,7 @@ SLOWLY = """
 """
 
 
+@pytest.mark.soak
 def test_a_backup_that_was_killed_is_no_backup_and_can_be_gone_on_with(
     home: Home, ledger: Ledger, database_url: str | None, tmp_path: Path
 ) -> None:

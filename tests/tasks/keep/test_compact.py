@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import random
 import signal
 import threading
 import time
@@ -23,6 +22,7 @@ from blocks.ledger.schema import bundles, events, segments
 from tasks.keep import compact as compaction
 from tasks.keep.compact import Limits, compact
 from tasks.keep.sweep import sweep_orphans
+from tests.faults.rounds import rounds
 from tests.ledger_fixtures import database_url as database_url
 from tests.ledger_fixtures import ledger as ledger
 from tests.ledger_fixtures import postgres as postgres
@@ -214,14 +214,13 @@ def compact_and_die(root: str, url: str | None, after: float) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
 def test_compactors_killed_at_random_moments_lose_nothing_and_show_nothing_twice(
     ledger: Ledger, database_url: str | None, tmp_path: Path
 ) -> None:
-    seed = int(os.environ.get("SOAK_SEED", random.SystemRandom().randrange(1 << 30)))
-    print(f"SOAK_SEED={seed}")
-    dice = random.Random(seed)
     fork = multiprocessing.get_context("fork")
-    for number in range(3 if os.environ.get("COMMONFLEET_SOAK") is None else 100):
+    for number, dice in rounds(f"compactor-kill, {ledger.engine.dialect.name}", full=50, sample=3):
         cut_runs(ledger, 2, first=number * 2)
         before = everything(ledger)
         after = dice.uniform(0.02, 0.4)

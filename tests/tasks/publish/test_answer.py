@@ -116,6 +116,7 @@ def test_what_cannot_be_is_said(home: Path, tmp_path: Path) -> None:
         ask("SELECT INTERVAL 1 DAY AS span", "parquet", tmp_path / "x")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["csv", "json", "parquet", "table"] if SOAK else ["csv", "parquet"])
 def test_a_large_answer_is_streamed(home: Path, tmp_path: Path, kind: str) -> None:
     """Hundreds of MB of rows, written in under 100 MB more than a small answer takes. (DuckDB itself keeps some.)"""

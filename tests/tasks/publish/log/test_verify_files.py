@@ -231,6 +231,7 @@ def test_a_trick_with_the_records_is_found(compacted: Ledger, trick: Callable[[L
 
 
 @SQLITE
+@pytest.mark.soak
 @pytest.mark.skipif("COMMONFLEET_SOAK" not in os.environ, reason="each byte of a file: `make soak`")
 def test_every_byte_of_a_compacted_file_counts(compacted: Ledger) -> None:
     for path in files_of(compacted):
