@@ -162,11 +162,11 @@ async def ready_sources(held: Held, want: Desired, ledger: Ledger, plan: Planned
         for suite, digest in plan.sources.items():
             if not ledger.store.has(digest):
                 raise LedgerError(f"The files of suite {suite} that this run has planned are not in the store.")
-            trees[suite] = await unpack_sources(held, ledger.store, suite, digest)
+            trees[suite] = await unpack_sources(held, ledger.store, digest)
         return trees
     for suite in sorted({cell.suite for cell in chosen_profile(want.catalog, want.request.profile).matrix}):
         folder = want.catalog.suites[suite].sources
         if folder is not None:
             digest, _ = pack_sources(want.root / folder, ledger.store)
-            trees[suite] = await unpack_sources(held, ledger.store, suite, digest)
+            trees[suite] = await unpack_sources(held, ledger.store, digest)
     return trees

@@ -13,6 +13,7 @@ from typing import Any
 
 from blocks.accelerators.registry import for_slot
 from blocks.build import Artifact, Build
+from blocks.canonical import digest_json
 from blocks.catalog.models import Catalog
 from blocks.errors import HostError
 from blocks.plan import Environment
@@ -23,6 +24,7 @@ from tasks.provision.held import Held
 from tasks.run.agent import Ready
 
 UNPACK_SECONDS = 900.0
+SOURCES = "sources"
 
 
 async def unpack_build(held: Held, store: Store, build: Build, provenance: str, public: bytes) -> Path:
@@ -32,10 +34,14 @@ async def unpack_build(held: Held, store: Store, build: Build, provenance: str, 
     return await _unpack(held, store, build.digest, build.artifacts)
 
 
-async def unpack_sources(held: Held, store: Store, suite: str, digest: str) -> SourceTree:
-    """Have the machine unpack a suite's own files, packed in the store under `digest`."""
-    tree = Artifact("tree", f"{suite}.tar.gz", digest, await asyncio.to_thread(store.size, digest))
-    return SourceTree(digest, await _unpack(held, store, digest, (tree,)) / suite)
+async def unpack_sources(held: Held, store: Store, digest: str) -> SourceTree:
+    """Have the machine unpack a suite's own files, packed in the store under `digest`.
+
+    Suites with the same files share them: where they stand has no suite's name in it. The key is not `digest` itself,
+    under which earlier versions left a folder named after one of the suites.
+    """
+    tree = Artifact("tree", f"{SOURCES}.tar.gz", digest, await asyncio.to_thread(store.size, digest))
+    return SourceTree(digest, await _unpack(held, store, digest_json([SOURCES, digest]), (tree,)) / SOURCES)
 
 
 async def _unpack(held: Held, store: Store, digest: str, artifacts: tuple[Artifact, ...]) -> Path:

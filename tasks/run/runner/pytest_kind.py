@@ -18,6 +18,7 @@ from .records import SEVERITY, Json, result
 from .workplace import Place
 
 PLUGIN = "commonfleet_stream"
+FOLDER = ".commonfleet"
 LINE_BYTES = 64 << 20
 ORDINARY_EXITS = (0, 1, 5)  # passed, some failed, nothing to run
 Event = Dict[str, Any]
@@ -60,18 +61,20 @@ def split(node: str) -> Tuple[str, str, str]:
 
 
 def argv(place: Place, file: str, args: Sequence[Any]) -> List[str]:
-    """pytest's command line, such that node ids are relative to the sources and nothing outside them is read."""
+    """pytest's command line, such that node ids are relative to the sources, nothing outside them is read or written,
+    and a `-x` in the sources' settings leaves no planned test without a result."""
     sources = place.sources or ""
     return [
-        place.python, "-m", "pytest", "-p", PLUGIN, "-p", "no:cacheprovider", "--color=no",
+        place.python, "-m", "pytest", "-p", PLUGIN, "--color=no",
+        "-o", "cache_dir=" + place.path(os.path.join(FOLDER, "cache")),
         "--rootdir=" + sources, "--confcutdir=" + sources, "-c", _settings(place),
-        *[str(word) for word in args], os.path.join(sources, file),
+        *[str(word) for word in args], "--maxfail=0", os.path.join(sources, file),
     ]  # fmt: skip
 
 
 def environment(place: Place, fd: int, select: str) -> Dict[str, str]:
     """What the plugin needs, beside the place's own."""
-    path = [place.path(".commonfleet"), place.env.get("PYTHONPATH", "")]
+    path = [place.path(FOLDER), place.env.get("PYTHONPATH", "")]
     env = {"PYTHONPATH": ":".join(part for part in path if part), "COMMONFLEET_STREAM_FD": str(fd)}
     return {**env, "COMMONFLEET_SELECT": select} if select else env
 
@@ -81,8 +84,9 @@ def write_files(place: Place, selected: Sequence[str]) -> str:
 
     By file and not by argument: node ids may hold any character, and thousands of them fit no command line.
     """
-    folder = place.path(".commonfleet")
+    folder = place.path(FOLDER)
     os.makedirs(folder, exist_ok=True)  # Written anew each time: the unit may have removed it.
+    _show_sources(place)
     with open(os.path.join(folder, PLUGIN + ".py"), "wb") as plugin:
         plugin.write(pkgutil.get_data(__package__, "stream_plugin.py") or b"")
     with open(os.path.join(folder, "pytest.ini"), "w", encoding="ascii") as settings:
@@ -93,6 +97,17 @@ def write_files(place: Place, selected: Sequence[str]) -> str:
     with open(path, "w", encoding="utf-8") as file:
         json.dump(list(selected), file)
     return path
+
+
+def _show_sources(place: Place) -> None:
+    """Links to what lies in the sources, so that a test may read by relative path what it would find beside itself when
+    started from there, and still write where it is."""
+    sources = place.sources or ""
+    for name in os.listdir(sources) if os.path.isdir(sources) else ():
+        try:
+            os.symlink(os.path.join(sources, name), place.path(name))
+        except FileExistsError:
+            continue  # The process before this one had it, or has put something else there.
 
 
 def _settings(place: Place) -> str:
@@ -106,7 +121,7 @@ def _settings(place: Place) -> str:
                     return path
         except OSError:
             continue
-    return place.path(os.path.join(".commonfleet", "pytest.ini"))
+    return place.path(os.path.join(FOLDER, "pytest.ini"))
 
 
 class Stream:

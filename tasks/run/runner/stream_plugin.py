@@ -48,8 +48,9 @@ class Stream:
         while data:
             data = data[os.write(self.fd, data) :]
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, config: Any, items: List[Any]) -> None:
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, config: Any, items: List[Any]) -> Any:
+        yield  # Chosen among what all other hooks leave: a conftest.py may rename tests, and so they were listed.
         if self.selected is not None:
             left_out = [item for item in items if item.nodeid not in self.selected]
             items[:] = [item for item in items if item.nodeid in self.selected]
@@ -87,6 +88,8 @@ def judge(reports: List[Any]) -> Tuple[str, float, str]:
     for report in reports:
         seconds += getattr(report, "duration", 0.0)
         outcome = outcome_of(report)
+        if report.outcome == "rerun":
+            messages.append(f"run again by the suite's own pytest plugin, after this:\n{text_of(report)}")
         if outcome is None:
             continue
         outcomes.add(outcome)

@@ -164,7 +164,7 @@ def _environment(work: str, build: Optional[str], python: str) -> Dict[str, str]
         "LANG": "C.UTF-8",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONNOUSERSITE": "1",
-        "TORCHINDUCTOR_CACHE_DIR": os.path.join(work, "inductor"),
+        "TORCHINDUCTOR_CACHE_DIR": os.path.join(work, ".inductor"),
     }
     if build:
         env["PYTHONPATH"] = os.path.join(build, "site")
