@@ -7,11 +7,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import os
-import random
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +20,9 @@ from blocks.errors import LedgerError
 from blocks.ledger.answering import connected
 from blocks.ledger.prepared import run_text
 from blocks.ledger.revisions import make_ready
+from blocks.ledger.turns import BUSY_SECONDS, turn
 from blocks.store import Store
 
-BUSY_SECONDS = 60
 CONNECT_SECONDS = 10  # for one try to reach a PostgreSQL
 CHECKPOINT_WRITES = 16
 _WRITES = itertools.count(1)  # of this process
@@ -94,30 +91,9 @@ class Ledger:
         with contextlib.suppress(exc.OperationalError), self.engine.connect() as connection:
             run_text(connection, "PRAGMA wal_checkpoint(PASSIVE)")
 
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Wait for the turn to write, where the database is a file.
-
-        SQLite's own waiting sleeps up to 100 ms at a time, so that with eight writers the lock stands idle while
-        all of them sleep. A lock file polled at a millisecond keeps it busy and the waiting short.
-        """
-        if self.engine.dialect.name != "sqlite":
-            yield
-            return
-        lock = os.open(f"{self.engine.url.database}-turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            give_up = time.monotonic() + BUSY_SECONDS
-            while not _locked(lock):
-                if time.monotonic() > give_up:
-                    raise LedgerError(
-                        f"The ledger was locked by another process for over {BUSY_SECONDS} s.",
-                        kept="Nothing was changed.",
-                        do="Look for a process that is stopped (`ps -eo pid,stat,cmd`), then try again.",
-                    )
-                time.sleep(random.uniform(0.001, 0.004))
-            yield
-        finally:
-            os.close(lock)
+    def _turn(self) -> contextlib.AbstractContextManager[None]:
+        """PostgreSQL sees to several writers by itself."""
+        return turn(str(self.engine.url.database)) if self.engine.dialect.name == "sqlite" else contextlib.nullcontext()
 
     def close(self) -> None:
         self.engine.dispose()
@@ -163,14 +139,6 @@ def engine_of(url: str, *, read_only: bool = False) -> Engine:
             kept="Nothing was changed.",
             do="pip install 'commonfleet[postgres]'",
         ) from error
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _tune_sqlite(connection: object, _: object) -> None:

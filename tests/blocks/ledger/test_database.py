@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from blocks.errors import LedgerError
-from blocks.ledger import Ledger, database, open_ledger
+from blocks.ledger import Ledger, database, open_ledger, turns
 from blocks.ledger.schema import meta
 from blocks.store import Store
 
@@ -21,6 +21,7 @@ from blocks.store import Store
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
     """A ledger whose writers wait for a second only."""
     monkeypatch.setattr(database, "BUSY_SECONDS", 1)
+    monkeypatch.setattr(turns, "BUSY_SECONDS", 1)
     opened = open_ledger(f"sqlite:///{tmp_path}/ledger.db", tmp_path / "results", Store(tmp_path / "store"))
     yield opened
     opened.close()
