@@ -33,13 +33,18 @@ class Ground:
 
 
 def run_unit(ground: Ground, unit: Json, seq: int) -> List[Json]:
-    """Every attempt at the unit, in order. Raises company.Stopped when the runner was told to stop."""
+    """Every attempt at the unit, in order. Raises company.Stopped when the runner was told to stop.
+
+    The unit in hand goes on past the lease's deadline, which is for units not started yet: its own time, from here on,
+    bounds its tries alone as well.
+    """
+    until = max(ground.deadline, posix.clock() + float(unit["timeout_seconds"]))
     first, failing = _attempt(ground, unit, seq, 1, None)
     attempts = [first]
     bound = int(ground.order.get("retry_alone", 0))
     for test in failing:
-        if len(attempts) > bound or posix.clock() > ground.deadline:
-            why = f"the bound is {bound}" if len(attempts) > bound else "the lease's deadline has passed"
+        if len(attempts) > bound or posix.clock() > until:
+            why = f"the bound is {bound}" if len(attempts) > bound else "its time has passed"
             left = len(failing) - len(attempts) + 1
             first["note"] = _join(first["note"], f"{left} of {len(failing)} failing tests were not tried alone: {why}")
             break

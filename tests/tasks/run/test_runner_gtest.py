@@ -129,6 +129,22 @@ def test_tests_beyond_the_bound_are_not_tried_alone_and_the_note_says_so(
     assert "3 of 5 failing tests were not tried alone: the bound is 2" in attempts[0]["note"]
 
 
+def test_the_unit_in_hand_has_its_tries_alone_though_the_leases_deadline_has_passed(
+    wire: Wire, fake_gtest: Any, fake_build: Path
+) -> None:
+    unit = fake_gtest({"A.One": "hang", "A.Two": "fail"}, test_timeout_seconds=1.0)
+    attempts = run_one(wire, unit, fake_build, deadline_seconds=0.9)
+    assert [attempt["test"] for attempt in attempts] == [None, "A.One", "A.Two"]
+
+
+def test_a_unit_that_has_used_up_its_time_after_the_deadline_is_not_tried_alone_and_the_note_says_so(
+    wire: Wire, fake_gtest: Any, fake_build: Path
+) -> None:
+    unit = fake_gtest({"A.One": "hang"}, timeout_seconds=1.0)
+    (company,) = run_one(wire, unit, fake_build, deadline_seconds=0.9)
+    assert "1 of 1 failing tests were not tried alone: its time has passed" in company["note"]
+
+
 @BOTH
 def test_a_flood_of_output_is_counted_and_costs_no_memory(
     wire: Wire, fake_gtest: Any, fake_build: Path, isolation: str, sandboxed: str
