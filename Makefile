@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Many tests wait for processes of their own: one worker more than there are cores keeps the cores busy.
+WORKERS = $(shell $(PYTHON) -c "import os; print((os.cpu_count() or 1) + 1)")
 
 .DEFAULT_GOAL := help
 .PHONY: help setup nightly up test lint soak bench lock clean
@@ -28,7 +30,7 @@ up: setup  ## start the operator's installation: Prefect on PostgreSQL, its UI o
 	@exec $(BIN)/commonfleet up
 
 test: setup  ## the tests, under 10 minutes on 2 cores
-	@$(BIN)/python -m pytest -q -n auto --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: setup  ## ruff, mypy strict, import-linter
 	@$(BIN)/ruff check .

@@ -119,7 +119,7 @@ def test_kill_9_at_random_moments_loses_nothing(
 ) -> None:
     name = "kill-machine" if machine_too else "kill-orchestrator"
     with capsys.disabled():
-        for number, dice in rounds(name, full=60 if not machine_too else 20, sample=2):
+        for number, dice in rounds(name, full=60 if not machine_too else 20, sample=1):
             folder = tmp_path / str(number)
             folder.mkdir()
             round_of_kills(folder, dice, machine_too=machine_too)

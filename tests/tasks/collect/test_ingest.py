@@ -199,7 +199,7 @@ def test_two_processes_at_once_count_each_file_once(tmp_path: Path) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 def test_kill_9_at_any_moment_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
-    for number, dice in rounds("ingest-kill", full=60, sample=2):
+    for number, dice in rounds("ingest-kill", full=60, sample=1):
         home, folder = tmp_path / f"home-{number}", folder_of(tmp_path / str(number), 200, 20)
         for _ in range(dice.randint(1, 4)):
             process = start(home, folder)

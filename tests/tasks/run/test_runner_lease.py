@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -50,7 +51,11 @@ def test_a_runner_is_in_a_session_of_its_own_and_holds_none_of_our_pipes(
     assert os.getsid(pid) == os.getpgid(pid) == pid
 
     def ends_of(process: int) -> dict[str, str]:
-        return {path.name: os.readlink(path) for path in Path(f"/proc/{process}/fd").iterdir()}
+        found = {}
+        for path in Path(f"/proc/{process}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed while we looked
+                found[path.name] = os.readlink(path)
+        return found
 
     held, ours = ends_of(pid), ends_of(wire.process.pid)
     log = str(runner_root / "leases" / "lease-1" / "runner.log")
