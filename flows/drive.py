@@ -20,10 +20,9 @@ from sqlalchemy import select
 from blocks.errors import CommonfleetError, NothingToTake, StaleDriver
 from blocks.home import Home
 from blocks.ledger import Ledger, open_ledger
-from blocks.ledger.place import ledger_url
+from blocks.ledger.place import ledger_url, store_of
 from blocks.ledger.schema import leases, runs
 from blocks.signing import Key, load_or_make_key
-from blocks.store import Store
 from flows.conclude import CLOSING, Conclusion, conclude, cut_due
 from flows.planning import PLANNING, Planning, discovery_on, write_down_plan
 from flows.request import Request, request_from_json
@@ -91,7 +90,7 @@ class Driven:
 
 def ledger_of(home: Home) -> Ledger:
     """The ledger of an installation."""
-    return open_ledger(ledger_url(home), home.results, Store(home.store))
+    return open_ledger(ledger_url(home), home.results, store_of(home))
 
 
 async def drive(

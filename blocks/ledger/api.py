@@ -22,10 +22,9 @@ import pyarrow as pa
 from blocks.errors import CommonfleetError, LedgerError
 from blocks.home import check_version, check_whole, located
 from blocks.ledger.database import Ledger, engine_of
-from blocks.ledger.place import known_url, ledger_url, shown
+from blocks.ledger.place import known_url, ledger_url, shown, store_of
 from blocks.ledger.query import asked, view_columns
 from blocks.ledger.revisions import head, refuse_strange, revision_of
-from blocks.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +90,7 @@ def connect(home: str | os.PathLike[str] | None = None, *, url: str | None = Non
     named = ledger_url(place) if url is None else known_url(url, "url")
     if named.startswith("sqlite") and not Path(named.removeprefix("sqlite:///")).exists():
         raise LedgerError(f"There is no ledger in {place.root}.", do="Name the state folder that holds one.")
-    ledger = Ledger(engine_of(named, read_only=True), place.results, Store(place.store))
+    ledger = Ledger(engine_of(named, read_only=True), place.results, store_of(place))
     try:
         _check_schema(ledger)
     except BaseException:

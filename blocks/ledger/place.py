@@ -1,4 +1,4 @@
-"""Which database holds the ledger of an installation, and how its URL is said without its password.
+"""Which database holds the ledger of an installation and which store its files, and how a URL is said without password.
 
 `COMMONFLEET_LEDGER` names it; else the line in `ledger-url` of the state folder (mode 0600, since a URL may hold a
 password); else it is SQLite in that folder. Without a password in the URL libpq looks where it always does:
@@ -15,6 +15,7 @@ from sqlalchemy import URL, exc, make_url
 from blocks.disk import write_whole
 from blocks.errors import LedgerError
 from blocks.home import Home
+from blocks.store import Store, open_store
 
 EXAMPLE = "postgresql+psycopg://user@host/database"
 
@@ -41,6 +42,15 @@ def known_url(said: str, where: str) -> str:
     if url.drivername == "sqlite" and url.database and Path(url.database).is_absolute() and not url.query:
         return said
     raise _refused(f"{where} names a database that cannot hold the ledger: {shown(url)}.")
+
+
+def store_of(home: Home) -> Store:
+    """The installation's store: the bucket (or folder) that `COMMONFLEET_STORE` names, else in the state folder.
+
+    Raises LedgerError for a URL that is no bucket's.
+    """
+    named = os.environ.get("COMMONFLEET_STORE", "").strip()
+    return open_store(named, home.store) if named else Store(home.store)
 
 
 def record_url(home: Home, url: str) -> None:

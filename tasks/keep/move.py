@@ -24,11 +24,10 @@ from blocks.ledger import Ledger
 from blocks.ledger.copying import Sum, check_same, copy_rows, sums
 from blocks.ledger.database import engine_of, explained
 from blocks.ledger.log import latest_checkpoint, octets
-from blocks.ledger.place import record_url, shown
+from blocks.ledger.place import record_url, shown, store_of
 from blocks.ledger.refusals import refuse_everything
 from blocks.ledger.revisions import head, make, note, noted, revision_of
 from blocks.ledger.schema import meta, metadata, now, runs
-from blocks.store import Store
 from tasks.collect.driver import OPEN, STALE_SECONDS, is_dead
 from tasks.publish.log.findings import Audit
 from tasks.publish.log.own import append_to_log, log_verifier
@@ -54,7 +53,7 @@ def move(home: Home, url: str) -> Moved:
         )
     if not home.ledger.exists():
         raise LedgerError(f"There is no {home.ledger} to move.", kept="Nothing was changed.")
-    store = Store(home.store)
+    store = store_of(home)
     source = Ledger(engine_of(f"sqlite:///{home.ledger}"), home.results, store)
     target = Ledger(engine_of(url), home.results, store)
     try:
