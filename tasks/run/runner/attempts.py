@@ -38,12 +38,12 @@ def run_unit(ground: Ground, unit: Json, seq: int) -> List[Json]:
     The unit in hand goes on past the lease's deadline, which is for units not started yet: its own time, from here on,
     bounds its tries alone as well.
     """
-    until = max(ground.deadline, posix.clock() + float(unit["timeout_seconds"]))
+    began = posix.clock()
     first, failing = _attempt(ground, unit, seq, 1, None)
     attempts = [first]
     bound = int(ground.order.get("retry_alone", 0))
     for test in failing:
-        if len(attempts) > bound or posix.clock() > until:
+        if len(attempts) > bound or posix.clock() > max(ground.deadline, began + float(unit["timeout_seconds"])):
             why = f"the bound is {bound}" if len(attempts) > bound else "its time has passed"
             left = len(failing) - len(attempts) + 1
             first["note"] = _join(first["note"], f"{left} of {len(failing)} failing tests were not tried alone: {why}")
