@@ -102,7 +102,7 @@ class Bucket:
         try:
             self._tried("delete", lambda: _obstore().delete(self._client, name))
         except FileNotFoundError:
-            pass
+            pass  # it is gone
 
     def names(self, prefix: str) -> Iterator[Found]:
         """The objects whose names begin with the folder `prefix`."""
@@ -174,9 +174,10 @@ def bucket_at(url: str) -> Bucket:
         )
     if parts.scheme not in SCHEMES or not parts.hostname:
         raise LedgerError(
-            f"{parts.scheme}://{parts.hostname or ''} is no bucket.",
+            f"{parts.scheme or 'what was named'}://{parts.hostname or ''} is no bucket.",
             do="It should be s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://ACCOUNT/CONTAINER/PREFIX.",
         )
+    _obstore()  # rather now than in the middle of a run
     return Bucket(url)
 
 

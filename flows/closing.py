@@ -18,7 +18,7 @@ from tasks.collect.segments import cut_segments
 from tasks.judge.judge import judge_run
 from tasks.publish.log.own import append_to_log
 from tasks.publish.report import write_report
-from tasks.publish.summary import run_summary
+from tasks.publish.summary import run_summary, unit_summary
 
 
 def closed(
@@ -34,7 +34,7 @@ def closed(
     judgement = judge_run(ledger, seat.run, quarantine, datetime.datetime.now(datetime.UTC).date(), seat=seat)
     exit_code, sentence = judgement.exit_code, judgement.sentence
     if state == "cancelled":
-        units = run_summary(ledger, seat.run)["units"]
+        units = unit_summary(ledger, seat.run)
         exit_code = 1
         sentence = f"The run was cancelled: {units['ran']} of {units['planned']} units had run, the rest are not_run."
     close_run(ledger, seat, state, {"exit_code": exit_code, "sentence": sentence})

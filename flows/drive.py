@@ -20,6 +20,7 @@ from sqlalchemy import select
 from blocks.errors import CommonfleetError, NothingToTake, StaleDriver
 from blocks.home import Home
 from blocks.ledger import Ledger, open_ledger
+from blocks.ledger.belonging import check_store, take_bucket
 from blocks.ledger.place import ledger_url, store_of
 from blocks.ledger.schema import leases, runs
 from blocks.signing import Key, load_or_make_key
@@ -89,8 +90,15 @@ class Driven:
 
 
 def ledger_of(home: Home) -> Ledger:
-    """The ledger of an installation."""
-    return open_ledger(ledger_url(home), home.results, store_of(home))
+    """The ledger of an installation, with the store that its files stand in. Raises LedgerError."""
+    ledger = open_ledger(ledger_url(home), home.results, store_of(home))
+    try:
+        check_store(ledger)
+        take_bucket(ledger)
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
 
 
 async def drive(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from blocks.errors import TrustError
+from blocks.errors import CommonfleetError
 from blocks.home import Home
 from flows.drive import ledger_of
 from tasks.keep.compact import compact
@@ -14,18 +14,18 @@ from tasks.publish.log.own import append_to_log
 def tidy(home: Home) -> int:
     """Put small segments together, let go of what is old, and sweep; returns how many files were removed as garbage.
 
-    (What a crash left half-written, an hour old or more; never rows.) Raises TrustError at the end for files that are
-    damaged: what could be done without them is done.
+    (What a crash left half-written, an hour old or more; never rows.) The garbage goes first: the rest needs room.
+    Raises the first trouble at the end, a damaged file or a full disk: what could be done in spite of it is done.
     """
     ledger = ledger_of(home)
-    troubles: list[TrustError] = []
+    troubles: list[CommonfleetError] = []
     try:
-        for step in (compact, sum_up, drop_raw):
+        removed = len(sweep_orphans(ledger)) + ledger.store.sweep()
+        for step in (drop_raw, sum_up, compact):
             try:
                 step(ledger)
-            except TrustError as error:
+            except CommonfleetError as error:
                 troubles.append(error)
-        removed = len(sweep_orphans(ledger)) + ledger.store.sweep()
     finally:
         ledger.close()
     if troubles:

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from blocks.errors import CommonfleetError, LedgerError
 from blocks.home import check_version, check_whole, located
+from blocks.ledger.belonging import check_store
 from blocks.ledger.database import Ledger, engine_of
 from blocks.ledger.place import known_url, ledger_url, shown, store_of
 from blocks.ledger.query import asked, view_columns
@@ -93,6 +94,7 @@ def connect(home: str | os.PathLike[str] | None = None, *, url: str | None = Non
     ledger = Ledger(engine_of(named, read_only=True), place.results, store_of(place))
     try:
         _check_schema(ledger)
+        check_store(ledger)
     except BaseException:
         ledger.close()
         raise

@@ -14,7 +14,7 @@ from blocks.errors import LedgerError
 from blocks.ledger.schema import meta, metadata
 
 AT_ONCE = 5_000  # rows in memory
-OWN = ("schema", "identity", "moved_to", "arriving", "came_from")
+OWN = ("schema", "identity", "moved_to", "arriving", "came_from", "store")
 """Lines of `meta` that belong to one database and are not copied."""
 
 Row = tuple[Any, ...]

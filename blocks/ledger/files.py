@@ -86,6 +86,14 @@ def at_hand(ledger: Ledger, wanted: Sequence[Segment]) -> list[Path]:
     return paths
 
 
+def digest_now(ledger: Ledger, path: str) -> str | None:
+    """What the segment at `path` hashes to where it is kept (a bucket, if there is one). None: not there."""
+    if ledger.store.bucket is not None:
+        return ledger.store.bucket.digest(f"results/{path}")
+    file = ledger.results / path
+    return digest_file(file) if file.is_file() else None
+
+
 def check_file(ledger: Ledger, segment: Segment) -> None:
     """Raises TrustError where the segment's file is not there or not what the records say it is."""
     (path,) = at_hand(ledger, [segment])

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from sqlalchemy import URL, exc, make_url
 
+from blocks.bucket import bucket_at
 from blocks.disk import write_whole
 from blocks.errors import LedgerError
 from blocks.home import Home
-from blocks.store import Store, open_store
+from blocks.store import Store
 
 EXAMPLE = "postgresql+psycopg://user@host/database"
 
@@ -45,12 +46,14 @@ def known_url(said: str, where: str) -> str:
 
 
 def store_of(home: Home) -> Store:
-    """The installation's store: the bucket (or folder) that `COMMONFLEET_STORE` names, else in the state folder.
+    """The installation's store: the bucket that `COMMONFLEET_STORE` names, else in the state folder.
 
-    Raises LedgerError for a URL that is no bucket's.
+    Raises LedgerError for a name that is no bucket's.
     """
     named = os.environ.get("COMMONFLEET_STORE", "").strip()
-    return open_store(named, home.store) if named else Store(home.store)
+    if not named:
+        return Store(home.store)
+    return Store(home.store, bucket_at(named))
 
 
 def record_url(home: Home, url: str) -> None:

@@ -81,6 +81,8 @@ def _print_reasons(console: Console, reasons: Mapping[str, Mapping[str, int]]) -
 def _print_dark(console: Console, summary: Mapping[str, Any]) -> None:
     """Tests that ran in the runs before and have no result here; those that ran nowhere lately."""
     dark = summary["dark"]
+    if dark["trouble"]:
+        console.print(dark["trouble"], style="yellow", soft_wrap=True, markup=False)
     for why, number in dark["by_why"].items():
         console.print(
             f"{number:,} dark, ran before and not here ({_DARK[why]}):",

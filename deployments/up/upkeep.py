@@ -23,7 +23,7 @@ APPEND_SECONDS = 60.0
 async def watch_over(home: Home) -> None:
     """Look every ten seconds, for ever. What was resumed goes on beside the looking, each run on its own."""
     from flows.drive import stalled
-    from flows.tidy import bring_log_up_to_date, tidy
+    from flows.tidy import bring_log_up_to_date
 
     in_hand: dict[str, asyncio.Task[None]] = {}
     tidied, appended = -TIDY_SECONDS, -APPEND_SECONDS
@@ -34,9 +34,9 @@ async def watch_over(home: Home) -> None:
                 for run in stalled(home):
                     if run not in in_hand:
                         in_hand[run] = asyncio.create_task(resumed(home, run))
-                if time.monotonic() - tidied >= TIDY_SECONDS:
+                if time.monotonic() - tidied >= TIDY_SECONDS and "tidy" not in in_hand:
                     tidied = time.monotonic()
-                    await asyncio.to_thread(tidy, home)
+                    in_hand["tidy"] = asyncio.create_task(tidied_up(home))  # may take long: nobody waits for it
                 if time.monotonic() - appended >= APPEND_SECONDS:
                     appended = time.monotonic()
                     await asyncio.to_thread(bring_log_up_to_date, home)
@@ -47,6 +47,18 @@ async def watch_over(home: Home) -> None:
         for task in in_hand.values():
             task.cancel()
         await asyncio.gather(*in_hand.values(), return_exceptions=True)
+
+
+async def tidied_up(home: Home) -> None:
+    """Tidy once. Trouble is told, and the next time may do better."""
+    from flows.tidy import tidy
+
+    try:
+        await asyncio.to_thread(tidy, home)
+    except CommonfleetError as error:
+        tell(str(error))
+    except Exception:  # noqa: BLE001 - the runs need us more than the files
+        tell(traceback.format_exc())
 
 
 async def resumed(home: Home, run: str) -> None:

@@ -155,7 +155,7 @@ def _gone_since(ledger: Ledger, missing: list[Named]) -> bool:
 
 
 def _remove_others(folder: Path, digests: dict[str, str]) -> None:
-    for part in ("results", "store"):
+    for part in ("results", "store", "keys"):
         for path in _files_in(folder / part):
             if str(path.relative_to(folder)) not in digests:
                 path.unlink()

@@ -59,7 +59,7 @@ class Limits:
     files: int = 8
     rows: int = 1_000_000
     age_seconds: float = 86_400.0
-    """Any of these is enough: so many files, so many rows in them, or one so old (and another beside it)."""
+    """Any of these is enough: so many files, or beside the largest so many rows, or one so old."""
 
     most_rows: int = 5_000_000
     """Of one file. One with half as many rows, or more, is left as it is."""
@@ -111,8 +111,10 @@ def _due(ledger: Ledger, limits: Limits, troubles: dict[str, TrustError]) -> lis
         if segment.rows * 2 < limits.most_rows and segment.digest not in troubles:
             groups[segment.kind, week_of(segment.created), segment.environment].append(segment)
     for _, small in sorted(groups.items()):
-        old = at - min(segment.created for segment in small) >= limits.age_seconds
-        if len(small) > 1 and (len(small) >= limits.files or old or sum(s.rows for s in small) >= limits.rows):
+        # The largest is mostly what was compacted before: it is written again when enough has come beside it.
+        fresh = sorted(small, key=lambda segment: segment.rows)[:-1]
+        old = bool(fresh) and at - min(segment.created for segment in fresh) >= limits.age_seconds
+        if fresh and (len(small) >= limits.files or old or sum(s.rows for s in fresh) >= limits.rows):
             return _as_much_as_fits(small, limits)
     return []
 

@@ -9,9 +9,8 @@ from typing import Literal
 
 from sqlalchemy import Connection, select, union
 
-from blocks.canonical import digest_file
 from blocks.ledger import Ledger
-from blocks.ledger.files import counting
+from blocks.ledger.files import counting, digest_now
 from blocks.ledger.keep_schema import dropped_bundles
 from blocks.ledger.schema import builds, bundles
 
@@ -48,13 +47,15 @@ def named_in_store(connection: Connection) -> Iterator[Named]:
 
 def trouble_with(ledger: Ledger, named: Named) -> Literal["missing", "altered"] | None:
     """What is wrong with the file, which is read as a whole where it is kept."""
-    if ledger.store.bucket is not None:
-        found = ledger.store.bucket.digest(named.path)
-        return "missing" if found is None else None if found == named.digest else "altered"
+    segment = named.what == "segment"
     try:
-        return None if digest_file(place(ledger, named)) == named.digest else "altered"
+        path = named.path.removeprefix("results/")
+        found = digest_now(ledger, path) if segment else ledger.store.digest_now(named.digest)
     except OSError:
+        found = None
+    if found is None:
         return "missing"
+    return None if found == named.digest else "altered"
 
 
 def place(ledger: Ledger, named: Named) -> Path:

@@ -18,6 +18,7 @@ from blocks.canonical import digest_file
 from blocks.disk import durable
 from blocks.errors import LedgerError
 from blocks.home import Home
+from blocks.ledger.belonging import STORE
 from blocks.ledger.copying import OWN
 from blocks.ledger.revisions import head
 from tasks.keep.backup import FILES, FORMAT, MANIFEST
@@ -45,19 +46,28 @@ def restore(home: Home, folder: Path, tell: Callable[[str], None] = lambda _: No
             kept="Nothing was changed.",
             do="Unset it; after the restore, `commonfleet move-ledger --to URL` moves the ledger.",
         )
+    if os.environ.get("COMMONFLEET_STORE", "").strip():
+        raise LedgerError(
+            "A backup is restored into the state folder, and COMMONFLEET_STORE names a bucket.",
+            kept="Nothing was changed.",
+            do="Unset it: a restored ledger keeps its files in the folder.",
+        )
     manifest, files = _read(folder)
     _refuse_full(home)
     staging = home.restoring
+    cut_short = staging.exists()  # then parts of it stand in the state folder, and only this folder says so
     try:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True, mode=0o700)
+        _empty(staging)
         tell(f"copying and checking {len(files)} files")
         try:
             for name, digest in files.items():
                 _copy(folder / name, staging / name, digest)
             rows = _check_rows(staging / "ledger.db", manifest["tables"])
+            _keep_to_folder(staging / "ledger.db")
         except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
+            _empty(staging)
+            if not cut_short:
+                staging.rmdir()
             raise
         _into_place(home, staging, files)
     except OSError as error:
@@ -132,6 +142,14 @@ def _check_rows(file: Path, tables: dict[str, dict[str, Any]]) -> int:
     return sum(told["rows"] for told in tables.values())
 
 
+def _keep_to_folder(file: Path) -> None:
+    """Wherever its files stood: from now on they stand in the state folder."""
+    with contextlib.closing(sqlite3.connect(file)) as records:
+        records.execute("DELETE FROM meta WHERE key = ?", [STORE])
+        records.commit()
+    durable(file)
+
+
 def _into_place(home: Home, staging: Path, files: dict[str, str]) -> None:
     """Rename everything from the staging folder; while that exists, no command takes the state folder for whole."""
     for name in sorted(files):
@@ -144,9 +162,15 @@ def _into_place(home: Home, staging: Path, files: dict[str, str]) -> None:
     shutil.rmtree(staging)
 
 
+def _empty(folder: Path) -> None:
+    folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+    for path in folder.iterdir():
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+
+
 def _altered(path: Path) -> LedgerError:
     return LedgerError(
         f"The backup is not as it was made: {path} is missing or altered.",
-        kept="The state folder holds nothing of it.",
+        kept="Nothing of it counts in the state folder.",
         do="Take another backup.",
     )

@@ -72,14 +72,19 @@ def sum_up(ledger: Ledger, retention: Retention | None = None) -> list[str]:
     """Let rows whose time is over be replaced by their days; returns the digests of the files made."""
     chosen = retention or Retention()
     made: list[str] = []
+    damaged: list[TrustError] = []
     with alone(ledger.results) as only:
         for group in _aged(ledger, chosen) if only else ():
-            for segment in group:
-                check_file(ledger, segment)
             try:
+                for segment in group:
+                    check_file(ledger, segment)
                 made.append(_summed(ledger, group))
+            except TrustError as error:
+                damaged.append(error)  # its group stays as it is
             except Overtaken:
                 break
+    if damaged:
+        raise damaged[0]
     return made
 
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+import duckdb
+from sqlalchemy import Connection, select
 
+from blocks.errors import CommonfleetError
 from blocks.ledger import Ledger, now
 from blocks.ledger.accounts import DARK_DAYS
-from blocks.ledger.completeness import UnitCount
-from blocks.ledger.dark import Pair, before
+from blocks.ledger.completeness import NEEDS, UnitCount
+from blocks.ledger.dark import Dark, Pair, before, dark_tests, earlier_runs
+from blocks.ledger.files import counting
 from blocks.ledger.query import open_query
-from blocks.ledger.schema import runs, segments
+from blocks.ledger.schema import runs
 
 NAMED = 100
 """How many dark tests are named; the others are only counted."""
@@ -32,17 +35,31 @@ def compared_runs(connection: Connection, run: str, counts: Iterable[UnitCount])
     return before(connection, run, {(count.environment, count.suite) for count in counts})
 
 
+def went_dark(
+    ledger: Ledger, connection: Connection, run: str, counts: Iterable[UnitCount]
+) -> tuple[list[Dark], dict[Pair, list[str]], str]:
+    """The tests that ran before and not in this run, the runs compared with, and what stood in the way of comparing.
+
+    A file of an earlier run that is damaged, or out of reach, is no reason to say nothing of this one.
+    """
+    compared = compared_runs(connection, run, counts)
+    try:
+        with open_query(ledger, NEEDS, runs=[run, *earlier_runs(compared)]) as reader:
+            return dark_tests(connection, reader, run, compared), compared, ""
+    except (CommonfleetError, duckdb.Error) as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        return [], {}, f"It could not be compared with the runs before: {first}"
+
+
 def dark_anywhere(ledger: Ledger) -> dict[str, Any] | None:
     """The tests known from the last `KNOWN_DAYS` days that ran nowhere in the last `DARK_DAYS`, as of now.
 
     `{"days", "count", "tests"}`, or None where the ledger holds too many rows to look at in passing.
     """
     recent = select(runs.c.id).where(runs.c.created >= now() - KNOWN_DAYS * 86_400.0)
-    results = segments.c.kind == "results"
     with ledger.read() as connection:
         wanted = list(connection.scalars(recent))
-        rows = select(func.coalesce(func.sum(segments.c.rows), 0)).where(results, segments.c.run.in_(recent))
-        if int(connection.scalar(rows) or 0) > ROWS:
+        if sum(segment.rows for segment in counting(connection, wanted, ["results"])) > ROWS:
             return None
     found: list[dict[str, Any]] = []
     if wanted:

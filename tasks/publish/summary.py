@@ -18,10 +18,10 @@ from sqlalchemy import Connection, Row, func, select
 from blocks.errors import LedgerError
 from blocks.ledger import Ledger, now
 from blocks.ledger.completeness import NEEDS, UnitCount, missing_tests, unit_counts
-from blocks.ledger.dark import dark_tests, earlier_runs, summed
+from blocks.ledger.dark import summed
 from blocks.ledger.query import open_query
 from blocks.ledger.schema import attempts, machines, plans, runs, verdicts
-from tasks.publish.accounting import NAMED, compared_runs
+from tasks.publish.accounting import NAMED, went_dark
 
 TERMINALS = ("ran", "skipped", "not_run", "lost")
 
@@ -78,12 +78,11 @@ def run_summary(ledger: Ledger, run: str) -> dict[str, Any]:
         row = connection.execute(select(runs).where(runs.c.id == identity)).one()
         counts = unit_counts(connection, [identity])
         tries = _tries(connection, identity)
-        compared = compared_runs(connection, identity, counts)
+        went, compared, trouble = went_dark(ledger, connection, identity, counts)
         # Opened after the units were counted: results that arrive in between are more than was counted, never less.
-        with open_query(ledger, NEEDS, runs=[identity, *earlier_runs(compared)]) as reader:
+        with open_query(ledger, NEEDS, runs=[identity]) as reader:
             missing, named = missing_tests(connection, reader, identity, counts)
             company, final = _by_suite(reader.rows(_OUTCOMES, {"run": identity}))
-            dark = summed(dark_tests(connection, reader, identity, compared), compared, named=NAMED)
         return {
             **_header(connection, row),
             "units": units_by_state(counts),
@@ -95,7 +94,7 @@ def run_summary(ledger: Ledger, run: str) -> dict[str, Any]:
             "missing": missing,
             "missing_tests": [vars(test) for test in named],
             "left_out": _left_out(connection, row.plan),
-            "dark": dark,
+            "dark": {**summed(went, compared, named=NAMED), "trouble": trouble},
             "verdicts": _verdicts(connection, identity),
             "machines": _machines(connection, tries),
             "damaged": [error.what for error in reader.damaged],
@@ -109,6 +108,12 @@ def units_by_state(counts: Iterable[UnitCount]) -> dict[str, int]:
         total[count.terminal or "open"] += count.units
     result = {"planned": total.total(), **{terminal: total[terminal] for terminal in TERMINALS}}
     return {**result, "open": total["open"]} if total["open"] else result
+
+
+def unit_summary(ledger: Ledger, run: str) -> dict[str, int]:
+    """The units of one run by state: `summary["units"]`, from the records alone."""
+    with ledger.read() as connection:
+        return units_by_state(unit_counts(connection, [run]))
 
 
 def iso(seconds: float | None) -> str | None:

@@ -46,3 +46,28 @@ def test_a_url_that_names_no_bucket_is_refused_in_words(env: dict[str, str]) -> 
     assert refused.returncode == 2
     assert "ftp" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_a_ledger_keeps_to_its_store_and_a_bucket_to_its_ledger(env: dict[str, str], tmp_path: Path) -> None:
+    assert commonfleet("run", "--profile", "small", env=env).returncode == 0
+    plain = {name: value for name, value in env.items() if name != "COMMONFLEET_STORE"}
+
+    without = commonfleet("runs", env=plain)
+    assert without.returncode == 2
+    assert f"Set COMMONFLEET_STORE to {env['COMMONFLEET_STORE']}" in without.stderr
+
+    # Another ledger would sweep the first one's files away as garbage.
+    other = commonfleet("runs", env={**env, "COMMONFLEET_HOME": str(tmp_path / "other")})
+    assert other.returncode == 2
+    assert "another ledger" in other.stderr
+
+    # What stands in a folder was never put into a bucket.
+    folder = {**plain, "COMMONFLEET_HOME": str(tmp_path / "folder")}
+    assert commonfleet("run", "--profile", "small", env=folder).returncode == 0
+    late = commonfleet("runs", env={**folder, "COMMONFLEET_STORE": env["COMMONFLEET_STORE"]})
+    assert late.returncode == 2
+    assert "Unset COMMONFLEET_STORE" in late.stderr
+    assert commonfleet("runs", env=folder).returncode == 0
+
+    refused = commonfleet("restore", str(tmp_path), env={**env, "COMMONFLEET_HOME": str(tmp_path / "new")})
+    assert (refused.returncode, "COMMONFLEET_STORE" in refused.stderr) == (2, True)

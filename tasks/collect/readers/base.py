@@ -16,6 +16,11 @@ from tasks.collect.readers.rows import Rows
 MB = 1 << 20
 
 
+BUSY = 10
+"""How many times its seconds a file may take by the clock, as long as its process has not used them: a machine that is
+busy with something else is no fault of the file."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one file may cost. `seconds` grow with the file's size: see `allowed_seconds`."""
@@ -28,11 +33,11 @@ class Limits:
     attributes: int = 64
     token_bytes: int = 8 * MB  # of one tag, comment or instruction; longer ones make expat's time quadratic
     memory_bytes: int = 1024 * MB  # address space of the process that reads
-    seconds: float = 4.0
+    seconds: float = 4.0  # of a processor
     bytes_per_second: int = 4 * MB
 
     def allowed_seconds(self, size: int) -> float:
-        """Wall-clock time for a file of `size` bytes, some ten times what a quiet machine needs."""
+        """Processor time for a file of `size` bytes, some ten times what it needs."""
         return self.seconds + size / self.bytes_per_second
 
 

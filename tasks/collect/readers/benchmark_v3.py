@@ -48,7 +48,7 @@ def _records(content: str, notes: Notes) -> tuple[list[Any], str]:
         if content.lstrip()[:1] == "[":
             why = f"it ends in the middle or is no JSON: {broken}"
             try:
-                return items(parsed(mended(content) or "[]")), why
+                return items(parsed(mended(content, within=1) or "[]")), why
             except Broken:
                 return [], why
     records, why = [], ""

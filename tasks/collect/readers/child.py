@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from blocks.canonical import digest_bytes
-from tasks.collect.readers.base import MB, Limits, Reading, Told
+from tasks.collect.readers.base import BUSY, MB, Limits, Reading, Told
 from tasks.collect.readers.detect import Unreadable, is_gzip, kind_of, unpacked
 from tasks.collect.readers.kept import kept
 from tasks.collect.readers.rows import CASES, METRICS, Rows
@@ -163,7 +163,7 @@ def _holds(out: BinaryIO, limits: Limits, size: int) -> None:
 
 def _alarm(limits: Limits, size: int) -> None:
     """A file that hangs ends this process even when the pool is gone."""
-    signal.alarm(int(limits.allowed_seconds(size)) + 10)
+    signal.alarm(int(BUSY * limits.allowed_seconds(size)) + 10)
 
 
 def _content(path: str, limits: Limits) -> bytes | str:
@@ -199,7 +199,7 @@ def _send(out: BinaryIO, body: dict[str, Any]) -> None:
 
 
 def _confine(limits: Limits) -> None:
-    """No more memory than allowed, no file written, no core dumped."""
+    """No more memory than allowed, no file of more than 64 kB written, no core dumped."""
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))  # the few lines of a traceback

@@ -24,7 +24,10 @@ _FIGURES = ("accuracy", "speedup", "abs_latency", "compression_ratio", "compilat
 
 
 def recognises(head: str) -> bool:
-    columns = [column.strip() for column in head.partition("\n")[0].split(",")]
+    try:
+        columns = [column.strip() for column in next(csv.reader([head.partition("\n")[0]]), [])]
+    except csv.Error:
+        return False
     return "name" in columns and any(figure in columns for figure in _FIGURES)
 
 

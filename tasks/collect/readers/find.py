@@ -27,6 +27,8 @@ class Source:
     path: Path
     bytes: int = 0
     why: str = ""
+    inode: tuple[int, int] = (0, 0)
+    """Device and number of the file, by which one that is named twice is known. Standard input has none."""
 
 
 def find(
@@ -46,10 +48,9 @@ def find(
         # A name may hold bytes that are no text, or a terminal's commands.
         source = replace(found, name=text.clean(found.name).translate(_UNSEEN))
         if not source.why:
-            status = source.path.stat()
-            if (status.st_dev, status.st_ino) in seen:
+            if source.inode in seen:
                 continue
-            seen.add((status.st_dev, status.st_ino))
+            seen.add(source.inode)
         given += 1
         if given > MOST_SOURCES:
             yield Source("...", source.path, why=f"more than {MOST_SOURCES:,} files were named: the rest was not read")
@@ -58,11 +59,14 @@ def find(
 
 
 def _all(named: Iterable[str | Path], stdin: BinaryIO | None, spool: Path | None, limits: Limits) -> Iterator[Source]:
+    spooled = False
     for name in map(str, named):
         path = Path(name)
         if name == "-":
-            yield _spooled(stdin, spool, limits)
-        elif path.is_dir():
+            if not spooled:  # there is one standard input
+                yield _spooled(stdin, spool, limits)
+            spooled = True
+        elif os.path.isdir(path):  # which is also false of what cannot be looked at
             yield from _folder(path)
         elif not os.path.lexists(path) and glob.has_magic(name):
             yield from _matching(name)
@@ -88,7 +92,7 @@ def _folder(root: Path) -> Iterator[Source]:
 
 
 def _matching(pattern: str) -> Iterator[Source]:
-    matches = sorted(path for path in glob.iglob(pattern, recursive=True) if not Path(path).is_dir())
+    matches = sorted(path for path in glob.iglob(pattern, recursive=True) if not os.path.isdir(path))
     yield from map(_file, map(Path, matches))
     if not matches:
         yield Source(pattern, Path(pattern), why="nothing matches")
@@ -102,7 +106,7 @@ def _file(path: Path) -> Source:
         return Source(str(path), path, why=f"it cannot be opened: {reason}")
     if not stat.S_ISREG(status.st_mode):
         return Source(str(path), path, why="it is no regular file")
-    return Source(str(path), path, status.st_size)
+    return Source(str(path), path, status.st_size, inode=(status.st_dev, status.st_ino))
 
 
 def _spooled(stdin: BinaryIO | None, spool: Path | None, limits: Limits) -> Source:

@@ -31,10 +31,11 @@ def parsed(text: str) -> Any:
         raise Broken("nested too deep" if isinstance(error, RecursionError) else str(error)[:200]) from error
 
 
-def mended(text: str) -> str | None:
-    """The document up to the last object that was closed, with what is open then closed; None if there is none.
+def mended(text: str, within: int) -> str | None:
+    """The document up to the last row that was closed, with what is open then closed; None if there is none.
 
-    For documents that end in the middle: each complete object below the outermost one is kept.
+    For documents that end in the middle. A row is an object `within` so many others and arrays; objects deeper than
+    that belong to a row that may not be complete.
     """
     open_: list[str] = []
     last: tuple[int, str] | None = None
@@ -47,7 +48,7 @@ def mended(text: str) -> str | None:
         elif mark in "}]":
             if not open_ or _CLOSES[open_.pop()] != mark:
                 break
-            if mark == "}":
+            if mark == "}" and len(open_) <= within:
                 last = (token.end(), "".join(_CLOSES[one] for one in reversed(open_)))
         elif mark == '"':
             break  # a string without an end

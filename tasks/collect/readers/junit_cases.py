@@ -173,7 +173,7 @@ class Cases:
         elif tag == "testcase" and not self._case_at:
             self._case(attributes)
         elif tag in _STATUS or tag in _OUTPUT or tag in _RERUNS:
-            if tag in _OUTPUT and self._outcome.get(len(self._of) - 1) not in BAD:
+            if tag in _OUTPUT and (not self._case_at or self._outcome.get(len(self._of) - 1) not in BAD):
                 return  # what a test printed is kept where it says why; writers put it after the failure
             if not self._case_at:
                 # A failure of the suite itself (its set-up, or an unloadable file) must not be lost.

@@ -25,17 +25,13 @@ from typing import Any, TypedDict
 
 from blocks.canonical import digest_file
 from blocks.errors import CommonfleetError
-from tasks.collect.readers.base import MB, Limits, Reading
+from tasks.collect.readers.base import BUSY, MB, Limits, Reading
 from tasks.collect.readers.child import FRAME
 from tasks.collect.readers.find import Source
 
 _BATCH_FILES = 64
 _BATCH_BYTES = 8 * MB
 _START_SECONDS = 60.0  # for a process to come up on a busy machine
-_BUSY = 10
-"""How many times its seconds a file may take by the clock, as long as its process has not used them: a machine that is
-busy with something else is no fault of the file."""
-
 _MOST_BYTES = 4096 * MB  # of one batch's rows
 
 
@@ -319,7 +315,7 @@ class _Process:
         unused = self._allowed - (_processor_seconds(self._popen.pid) - self._used)
         if not unused > 0:  # nor where nobody knows
             return 0.0
-        self._until = min(time.monotonic() + unused, self._since + _BUSY * self._allowed)
+        self._until = min(time.monotonic() + unused, self._since + BUSY * self._allowed)
         return self._until - time.monotonic()
 
     def _dead(self) -> _Died:

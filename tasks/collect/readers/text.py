@@ -54,12 +54,16 @@ def message(*parts: str | None) -> str | None:
     return cut("\n".join(said)) or None
 
 
-@functools.lru_cache(maxsize=1 << 16)
 def seconds(text: str) -> float | None:
     """A duration as decimal seconds: `0.5`, `1e-3`, gtest's `0.5s`, surefire's `1,234.5`; None unless 0 to 7 days.
 
     `1,234` stays unknown: it is 1234 to some writers and 1.234 to others.
     """
+    return _seconds(text) if len(text) <= 64 else None
+
+
+@functools.lru_cache(maxsize=1 << 16)  # of short texts: they outlive their file
+def _seconds(text: str) -> float | None:
     value = number(text)
     return value if value is not None and 0 <= value <= MOST_SECONDS else None
 

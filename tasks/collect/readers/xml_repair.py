@@ -58,6 +58,7 @@ def _reference(match: re.Match[str]) -> str:
         return "&amp;"
     if code is None:
         return whole
-    point = int(code[1:][:8], 16) if code[0] == "x" else int(code[:8])
+    digits = (code[1:] if code[0] == "x" else code).lstrip("0")[:8] or "0"
+    point = int(digits, 16 if code[0] == "x" else 10)
     legal = point in (9, 10, 13) or 0x20 <= point <= 0xD7FF or 0xE000 <= point <= 0xFFFD or 0x10000 <= point <= 0x10FFFF
     return whole if legal else "\ufffd"

@@ -7,13 +7,16 @@ so, and without it they are missing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import duckdb
 from sqlalchemy import select
 
-from blocks.canonical import digest_file, digest_json, short
+from blocks.canonical import digest_json, short
 from blocks.ledger import Ledger
+from blocks.ledger.files import digest_now
 from blocks.ledger.keep_schema import dropped_bundles, replacements
 from tasks.publish.log.accounts import accounts
 from tasks.publish.log.findings import Findings
@@ -56,16 +59,8 @@ def _compare_segments(both: duckdb.DuckDBPyConnection, findings: Findings) -> No
         FROM logged l FULL JOIN (FROM segments WHERE counts) s ON l.path = s.path
         WHERE l.segment IS DISTINCT FROM s.digest OR l.rows IS DISTINCT FROM s.rows ORDER BY 1"""
     ).fetchall()
-    for path, logged, recorded, logged_rows, recorded_rows in differing:
-        where = f"results/{path}"
-        if recorded is None:
-            findings.add("missing", where, f"the log says that {logged} counts, and no record has it count")
-        elif logged is None:
-            findings.add("unlogged", where, f"it counts by its record, {recorded}, and no event says that it was made")
-        elif logged != recorded:
-            findings.add("changed_record", where, f"its record says {recorded}, and the log {logged}")
-        else:
-            findings.add("changed_record", where, f"its record says {recorded_rows} rows, and the log {logged_rows}")
+    for path, *both_sides in differing:
+        _tell_difference(findings, f"results/{path}", both_sides, "made")
 
 
 def _compare_bundles(both: duckdb.DuckDBPyConnection, findings: Findings) -> None:
@@ -75,17 +70,20 @@ def _compare_bundles(both: duckdb.DuckDBPyConnection, findings: Findings) -> Non
         WHERE a.digest IS DISTINCT FROM b.digest OR a.rows IS DISTINCT FROM b.rows ORDER BY 1, 2"""
     )
     while some := differing.fetchmany(_AT_ONCE):
-        for lease, part, logged, recorded, logged_rows, recorded_rows in some:
-            where = f"part {part} of {lease}"
-            if recorded is None:
-                findings.add("missing", where, f"the log says that {logged} was admitted, and no record has it")
-            elif logged is None:
-                findings.add("unlogged", where, f"{recorded} is on record, and no event says that it was admitted")
-            elif logged != recorded:
-                findings.add("changed_record", where, f"its record says {recorded}, and the log {logged}")
-            else:
-                says = f"its record says {recorded_rows} rows, and the log {logged_rows}"
-                findings.add("changed_record", where, says)
+        for lease, part, *both_sides in some:
+            _tell_difference(findings, f"part {part} of {lease}", both_sides, "admitted")
+
+
+def _tell_difference(findings: Findings, where: str, both_sides: Sequence[Any], act: str) -> None:
+    logged, recorded, logged_rows, recorded_rows = both_sides
+    if recorded is None:
+        findings.add("missing", where, f"the log says that {logged} was {act}, and no record has it")
+    elif logged is None:
+        findings.add("unlogged", where, f"{recorded} is on record, and no event says that it was {act}")
+    elif logged != recorded:
+        findings.add("changed_record", where, f"its record says {recorded}, and the log {logged}")
+    else:
+        findings.add("changed_record", where, f"its record says {recorded_rows} rows, and the log {logged_rows}")
 
 
 # -- the files -----------------------------------------------------------------------------------------------------
@@ -100,7 +98,7 @@ def _check_segments(ledger: Ledger, both: duckdb.DuckDBPyConnection, checked: Ch
     ).fetchall()
     for path, digest, recorded in listed:
         checked.files += 1
-        now = _digest_now(ledger, path)
+        now = digest_now(ledger, path)
         if now == digest or (now is None and _replaced_meanwhile(ledger, recorded)):
             continue
         wrong.add(path)
@@ -110,14 +108,6 @@ def _check_segments(ledger: Ledger, both: duckdb.DuckDBPyConnection, checked: Ch
         else:
             checked.findings.add("changed_file", where, f"its content is not what was made, {digest}")
     return wrong
-
-
-def _digest_now(ledger: Ledger, path: str) -> str | None:
-    """What the file's content hashes to, where it is kept. None where it is not there."""
-    if ledger.store.bucket is not None:
-        return ledger.store.bucket.digest(f"results/{path}")
-    file = ledger.results / path
-    return digest_file(file) if file.is_file() else None
 
 
 def _replaced_meanwhile(ledger: Ledger, digest: str) -> bool:

@@ -17,10 +17,10 @@ from sqlalchemy import Connection, and_, exists, func, select
 from blocks.errors import LedgerError
 from blocks.ledger import Ledger, schema
 from blocks.ledger.completeness import NEEDS, UnitCount, missing_tests, unit_counts
-from blocks.ledger.dark import WHY, Dark, dark_tests, earlier_runs
+from blocks.ledger.dark import WHY, Dark, earlier_runs
 from blocks.ledger.query import open_query
 from blocks.ledger.schema import attempts, now, runs, settlements, units
-from tasks.publish.accounting import compared_runs
+from tasks.publish.accounting import went_dark
 from tasks.publish.report import facts, failures, figures, lanes
 from tasks.publish.report.story import Books, Cell, DarkTests, MachineFacts, Reason, SlowUnit, Story, Uncounted
 
@@ -36,9 +36,7 @@ def gather(ledger: Ledger, run: str) -> Story:
     with ledger.read() as connection:
         counts = unit_counts(connection, [run])
         story, cells = _recorded(connection, run, counts)
-        compared = compared_runs(connection, run, counts)
-        with open_query(ledger, NEEDS, runs=[run, *earlier_runs(compared)]) as reader:
-            dark = _dark(dark_tests(connection, reader, run, compared))
+        went, compared, trouble = went_dark(ledger, connection, run, counts)
         with open_query(ledger, f"metrics {NEEDS}", runs=[run]) as reader:
             outcomes = figures.outcomes(reader, run)
             missing, named = missing_tests(connection, reader, run, counts)
@@ -47,7 +45,8 @@ def gather(ledger: Ledger, run: str) -> Story:
                 cells=tuple(replace(cell, outcomes=outcomes.get((cell.suite, cell.environment), {})) for cell in cells),
                 outcomes=_summed(outcomes),
                 company=figures.in_company(reader, run),
-                dark=dark,
+                dark=_dark(went),
+                dark_trouble=trouble,
                 compared=tuple(earlier_runs(compared)),
                 missing=missing,
                 missing_names=tuple(f"{test.unit_name}: {test.test}" for test in named),

@@ -240,6 +240,9 @@ class Story:
     damaged: tuple[str, ...] = ()
     """Bundles that cannot be trusted any more, so that their rows are missing here."""
     dark: tuple[DarkTests, ...] = ()
+    dark_trouble: str = ""
+    """Why dark tests could not be looked for, where they could not."""
+
     compared: tuple[str, ...] = ()
     """The runs before that dark tests were looked for in."""
     cells: tuple[Cell, ...] = ()

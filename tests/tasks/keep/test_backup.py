@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from blocks.errors import CommonfleetError, LedgerError
-from blocks.home import Home, open_home
+from blocks.home import Home, check_whole, located, open_home
 from blocks.ledger import Ledger
 from blocks.ledger.copying import sums
 from blocks.ledger.query import run_query
@@ -260,6 +260,21 @@ def test_a_backup_that_was_killed_is_no_backup_and_can_be_gone_on_with(
     restored = read_back(tmp_path / "new")
     assert run_query(restored, ALL) == run_query(ledger, ALL)
     restored.close()
+
+
+def test_a_second_restore_that_fails_leaves_the_first_ones_half_known_as_such(
+    home: Home, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back_up(home, ledger, tmp_path / "backup")
+    place = located(tmp_path / "new")
+    place.restoring.mkdir(parents=True)  # as a kill in the middle leaves it:
+    shutil.copyfile(tmp_path / "backup" / "ledger.db", place.root / "ledger.db")
+    segment = next((tmp_path / "backup" / "results").rglob("*.parquet"))
+    segment.write_bytes(segment.read_bytes()[:-1])
+    with pytest.raises(LedgerError, match="not as it was made"):
+        restore(place, tmp_path / "backup")
+    with pytest.raises(CommonfleetError, match="restore"):
+        check_whole(place)
 
 
 @SQLITE

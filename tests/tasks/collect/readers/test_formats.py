@@ -18,7 +18,7 @@ REPORTS = {
     "junit": b'<?xml version="1.0"?><testsuite name="s" tests="2"><testcase name="a" classname="C" time="1"/>'
     b'<testcase name="b" classname="C"><failure message="m">x</failure></testcase></testsuite>',
     "gtest-json": b'{"tests": 2, "testsuites": [{"name": "S", "testsuite": [{"name": "a", "result": "COMPLETED", "time": "0.1s"},'
-    b' {"name": "b", "failures": [{"failure": "Expected", "type": ""}]}]}]}',
+    b' {"name": "b", "properties": {"p": 1}, "failures": [{"failure": "Expected", "type": ""}, {"failure": "Too", "type": ""}]}]}]}',
     "pytest-reportlog": b'{"$report_type": "SessionStart"}\n{"nodeid": "a.py::t", "when": "setup", "outcome": "passed",'
     b' "$report_type": "TestReport"}\n{"nodeid": "a.py::t", "when": "call", "outcome": "passed", "duration": 1,'
     b' "$report_type": "TestReport"}\n{"nodeid": "a.py::t", "when": "teardown", "outcome": "passed",'
@@ -79,6 +79,19 @@ def test_nested_suites_name_the_way_down() -> None:
         '<testcase name="y"/></testsuite><testcase name="z"/></testsuites>'
     )
     assert [(case["suite"], case["name"]) for case in cases] == [("a/b", "x"), ("a", "y"), ("", "z")]
+
+
+def test_what_a_suite_printed_after_a_failed_case_is_no_row() -> None:
+    _, cases, _ = reading_of(
+        b'<testsuite name="s" tests="2"><testcase name="a" classname="C"/><testcase name="b" classname="C">'
+        b"<failure/></testcase><system-out>said by the suite</system-out></testsuite>"
+    )
+    assert [(case["name"], case["outcome"]) for case in cases] == [("a", "passed"), ("b", "failed")]
+
+
+def test_a_csv_whose_name_stands_in_quotes_with_others_is_no_dynamo_report() -> None:
+    reading, cases, _ = reading_of(b'"x,name,speedup,y"\nfoo\n')
+    assert (reading.outcome, cases) == ("refused", [])
 
 
 def test_a_failure_of_a_suite_itself_is_a_row() -> None:

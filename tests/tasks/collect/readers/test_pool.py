@@ -111,6 +111,12 @@ def test_a_file_that_is_named_twice_is_read_once(forty: Path) -> None:
     assert len(found) == 40
 
 
+def test_a_name_that_cannot_be_looked_at_is_one_refusal_and_no_end(forty: Path) -> None:
+    found = outcomes(forty, forty / ("a" * 300))
+    assert found.pop(str(forty / ("a" * 300))).outcome == "refused"
+    assert len(found) == 40
+
+
 def test_a_standard_input_without_an_end_is_refused_at_the_limit() -> None:
     class Endless(io.RawIOBase):
         def read(self, size: int = -1) -> bytes:
