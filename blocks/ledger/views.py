@@ -113,7 +113,7 @@ _VIEWS = (
     ),
     View(
         "daily",
-        "a row per test, environment and day, seldom two, whose counts add up; also where the results themselves are not kept any more",
+        "a row per test, environment and day (seldom two: add them up), also where results are not kept any more",
         f"SELECT * FROM daily_rows UNION ALL BY NAME {AGGREGATE.format(rows='result_rows')}",
     ),
     View(

@@ -10,6 +10,7 @@ from blocks.errors import LedgerError
 from blocks.ledger import Ledger
 from blocks.plan import Skip
 from tasks.collect.segments import cut_segments
+from tasks.publish.report.gather import gather
 from tasks.publish.summary import resolve_run, run_list, run_summary
 from tests.ledger_rows import BASE_TIME, Case, MadeRun, MadeUnit, add_part, made_unit, make_run, supersede
 
@@ -174,3 +175,19 @@ def test_an_unknown_run_is_answered_with_the_ones_there_are(ledger: Ledger, text
 def test_a_ledger_without_runs_says_how_to_start_one(ledger: Ledger):
     with pytest.raises(LedgerError, match="holds no run yet"):
         run_summary(ledger, "latest")
+
+
+def test_a_damaged_file_of_an_earlier_run_says_so_and_keeps_nothing_of_this_one_from_being_told(ledger: Ledger) -> None:
+    make_run(ledger, [made_unit("a", [Case("A.x"), Case("A.y")])], run="before")
+    cut_segments(ledger, everything=True)
+    for path in ledger.results.rglob("*.parquet"):
+        path.unlink()
+    make_run(ledger, [made_unit("a", [Case("A.x")])], run="now", created=BASE_TIME + 60)
+    cut_segments(ledger, everything=True)
+
+    summary = run_summary(ledger, "now")
+    assert summary["units"]["ran"] == 1
+    assert summary["results"] == {"libtorch": {"passed": 1}}
+    assert summary["dark"]["trouble"].startswith("It could not be compared with the runs before")
+    assert summary["dark"]["compared_with"] == []
+    assert gather(ledger, "now").dark_trouble == summary["dark"]["trouble"]
