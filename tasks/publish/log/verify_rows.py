@@ -33,6 +33,10 @@ class Rows:
     unproven: int = 0  # bundles that were admitted under another form of root: only their number of rows was compared
 
 
+_UNREADABLE = (CommonfleetError, duckdb.Error, pa.ArrowException, OSError, UnicodeError, KeyError)
+"""What reading a file raises that somebody has changed."""
+
+
 class _Admitted(NamedTuple):
     """What the log says of a bundle, and whether its results were summed up."""
 
@@ -107,7 +111,7 @@ class _Check:
         try:
             (file,) = at_hand(self._ledger, [Segment(digest, "", "", kind, path, 0, 0, 0.0)])
             self._rows_of(file, kind, where)
-        except (CommonfleetError, duckdb.Error, pa.ArrowException, OSError, UnicodeError) as error:
+        except _UNREADABLE as error:
             first = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
             if not known:
                 self._findings.add("damaged", where, f"its rows cannot be read: {first}")
@@ -152,10 +156,10 @@ class _Check:
         """Once more as the form is defined: DuckDB may one day write a number otherwise than we do."""
         try:
             leaves = leaves_in(files, suspects) if suspects and names_are_right else {}
-        except (pa.ArrowException, OSError, UnicodeError):
+        except _UNREADABLE:
             leaves = {}  # not even their form is as it was
         for bundle, admitted in suspects.items():
-            if not leaves or not self._fits(admitted, root_of(leaves[bundle])):
+            if not leaves or not self._fits(admitted, root_of(leaves.get(bundle, []))):
                 self._findings.add("changed_rows", admitted.where, says)
 
     def _remember(self, found: list[tuple[str, int]]) -> None:
