@@ -19,6 +19,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    PrimaryKeyConstraint,
     String,
     Table,
     Text,
@@ -209,7 +210,9 @@ bundles = Table(
 attempts = Table(
     "attempts",
     metadata,
-    Column("id", String, primary_key=True),
+    # Made of the key (`results.attempt_id`), and no key itself: an index of hashes is a page to read and write for each
+    # attempt, and ever fewer of them are at hand as the history grows.
+    Column("id", String, nullable=False),
     Column("run", String, nullable=False),
     Column("unit", String, nullable=False),
     Column("lease", String, nullable=False),
@@ -226,7 +229,7 @@ attempts = Table(
     Column("counted", Boolean, nullable=False),
     Column("reason", String, nullable=False),  # why it is not counted; empty where it is
     Column("detail", Text, nullable=False),  # canonical JSON: processes, output's digest, peak memory, note
-    UniqueConstraint("lease", "unit", "ordinal"),
+    PrimaryKeyConstraint("lease", "unit", "ordinal"),  # leases begin with their time: a lease's attempts stand together
     Index("attempts_counts", "run", "machine", "counted", "mode", "reason", "seconds"),
 )
 

@@ -130,6 +130,24 @@ def _any(table: str) -> dict[str, Any]:
     }
 
 
+def test_attempts_keep_their_rows_when_their_key_changes(empty: Engine) -> None:
+    row = _any("attempts") | {"detail": '{"note":"\u00e9"}', "test": None}
+    rows = [row | {"id": f"a-{n}", "unit": f"u{n % 3}", "ordinal": n // 3 + 1} for n in range(9)]
+    with empty.connect() as connection:
+        connection.begin()
+        migrate(connection, "0003")
+        connection.execute(metadata.tables["attempts"].insert(), rows)
+        migrate(connection)
+        connection.commit()
+
+    ledger = Ledger(empty, Path(), None)  # type: ignore[arg-type]
+    with ledger.read() as connection:
+        kept = connection.execute(metadata.tables["attempts"].select()).mappings().all()
+    assert sorted(map(dict, kept), key=str) == sorted(rows, key=str)
+    with pytest.raises(exc.IntegrityError), ledger.write() as connection:
+        connection.execute(metadata.tables["attempts"].insert(), [rows[0] | {"id": "a-other"}])
+
+
 def test_opening_a_ledger_that_is_ours_does_not_import_alembic(tmp_path: Path) -> None:
     program = f"""
         import sys

@@ -72,9 +72,7 @@ def test_a_killed_holder_rings_nothing_and_stops_nobody(database: str, holder: t
         assert time.monotonic() - began < 15
 
 
-def test_a_stopped_holder_is_told_of(
-    database: str, holder: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_holder_is_told_of(database: str, holder: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     process, _ = holder
     os.kill(process.pid, signal.SIGSTOP)
     monkeypatch.setattr(turns, "BUSY_SECONDS", 0.3)
