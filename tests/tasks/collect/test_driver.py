@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import update
 
 from blocks.errors import LedgerError, StaleDriver
-from blocks.ledger import Ledger, now
+from blocks.ledger import Ledger, now, turns
 from blocks.ledger.schema import runs
 from blocks.process import identify
 from blocks.signing import Key
@@ -123,7 +123,10 @@ def drive_until_refused(path: str, run: str, ready: object, told: object) -> Non
         told.set()  # type: ignore[attr-defined]
 
 
-def test_a_driver_that_is_stopped_replaced_and_continued_writes_nothing_more(ledger: Ledger, tmp_path: object) -> None:
+def test_a_driver_that_is_stopped_replaced_and_continued_writes_nothing_more(
+    ledger: Ledger, tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "BUSY_SECONDS", 0.2)
     seat = open_run(ledger, "nightly", {})
     spawn = multiprocessing.get_context("spawn")
     ready, told = spawn.Event(), spawn.Event()
@@ -136,7 +139,6 @@ def test_a_driver_that_is_stopped_replaced_and_continued_writes_nothing_more(led
     while True:
         os.kill(driver.pid, signal.SIGSTOP)
         try:
-            ledger.engine.connect().exec_driver_sql("PRAGMA busy_timeout = 200")
             with ledger.write() as connection:
                 connection.execute(update(runs).where(runs.c.id == seat.run).values(heartbeat=now() - 60))
             break
