@@ -84,9 +84,11 @@ def parquet(table: pa.Table) -> pa.Buffer:
 
 def results(cases: pa.Table, readings: Mapping[int, Reading], stamp: Stamp) -> pa.Table:
     """`RESULT_SCHEMA` rows for `CASES` rows, sorted as a segment is; `readings` by source."""
-    cases = cases.append_column("final", _final(cases)).take(_by_test(cases)) if cases.num_rows else cases
     if not cases.num_rows:
         return RESULT_SCHEMA.empty_table()
+    cases, order = cases.append_column("final", _final(cases)), _by_test(cases)
+    # A column at a time: a table's own `take` needs five times as long for chunks.
+    cases = pa.table([column.take(order) for column in cases.columns], cases.column_names)
     file, cls, name = cases["file"], cases["cls"], cases["name"]
     inner = pc.if_else(pc.equal(cls, ""), name, pc.binary_join_element_wise(cls, name, "."))
     own = {column: cases[column] for column in ("test_id", "suite", "name", "outcome", "seconds", "message")}
