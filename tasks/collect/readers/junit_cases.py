@@ -15,7 +15,7 @@ from tasks.collect.readers import identity, text
 from tasks.collect.readers.base import Limits, Notes
 from tasks.collect.readers.rows import Places, Rows
 
-_PIECE = 20_000
+_PIECE = 4_000
 _MOST_TEXT = 1 << 20  # characters gathered of one element before the middle is dropped
 _MOST_PARTS = 20  # messages, or outputs, of one case
 _RANK = {"passed": 0, "xfailed": 1, "skipped": 1, "failed": 2, "error": 3}
