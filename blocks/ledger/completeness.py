@@ -174,9 +174,9 @@ def missing_tests(
     `reader` must see `NEEDS`; `counts` are the run's `unit_counts`. Tests of units that did not run are accounted
     for by their unit's reason. A unit's tests are compared by number: admission takes results of planned tests only.
     """
-    short, seen = _compared(reader, run)
+    short, seen = _compared(connection, reader, run, counts)
     ran_expecting = sum(count.expecting for count in counts if count.terminal == "ran")
-    if _seen_among_ran(connection, reader, run, counts, seen) == ran_expecting:
+    if seen == ran_expecting:
         if not short:
             return 0, []
         ran = _ran(connection, run, list(short))
@@ -193,25 +193,20 @@ def missing_tests(
 _COMPARED = """WITH seen AS (
         SELECT unit, count(*) FILTER (final) AS tests, max(planned) AS planned
         FROM result_rows WHERE run = $run AND counted GROUP BY unit)
-    SELECT count(*) FILTER (planned > 0), list(unit) FILTER (tests < planned), list(tests) FILTER (tests < planned)
+    SELECT count(*) FILTER (planned > 0 AND unit NOT IN (SELECT unnest($others))),
+        list(unit) FILTER (tests < planned), list(tests) FILTER (tests < planned)
     FROM seen"""
-_AMONG = """SELECT count(DISTINCT unit) FROM result_rows
-    WHERE run = $run AND counted AND planned > 0 AND unit IN (SELECT unnest($units))"""
 
 
-def _compared(reader: Reader, run: str) -> tuple[dict[str, int], int]:
-    """The units with fewer tests seen than planned, with that number, and how many units have any result."""
-    ((seen, names, tests),) = reader.rows(_COMPARED, {"run": run})
+def _compared(
+    connection: Connection, reader: Reader, run: str, counts: Sequence[UnitCount]
+) -> tuple[dict[str, int], int]:
+    """The units with fewer tests seen than planned, with that number, and how many that ran have any result."""
+    others: list[str] = []
+    if any(count.terminal != "ran" for count in counts if count.expecting):
+        others = _not_ran(connection, run, going_on=any(count.terminal is None for count in counts))
+    ((seen, names, tests),) = reader.rows(_COMPARED, {"run": run, "others": others})
     return dict(zip(names or (), tests or (), strict=True)), seen
-
-
-def _seen_among_ran(connection: Connection, reader: Reader, run: str, counts: Sequence[UnitCount], seen: int) -> int:
-    """How many of the `seen` units ran."""
-    if all(count.terminal == "ran" for count in counts if count.expecting):
-        return seen
-    others = _not_ran(connection, run, going_on=any(count.terminal is None for count in counts))
-    ((elsewhere,),) = reader.rows(_AMONG, {"run": run, "units": others})
-    return seen - int(elsewhere)
 
 
 def _ran(connection: Connection, run: str, among: list[str] | None = None) -> dict[str, int]:

@@ -158,18 +158,18 @@ def earlier_runs(compared: dict[Pair, list[str]]) -> list[str]:
 
 # -- finding -------------------------------------------------------------------------------------------------------
 
-# In two steps: which tests are gone is asked of their ids alone, the rest is read only of what was found, in the run
-# where it ran last. Ids are compared by 64 bits of them: that a test hides behind another one of a million has a
-# chance of 1 in 10^13, and nothing is listed by mistake.
+# In two steps: which tests are gone is asked of their ids alone, in one pass over all the runs; the rest is read only of
+# what was found, in the run where it ran last. Ids are compared by 64 bits of them: that a test hides behind another
+# one of a million has a chance of 1 in 10^13, and nothing is listed by mistake.
 _IDS = """WITH base AS (SELECT unnest($environments) AS environment, unnest($suites) AS suite,
-        unnest($bases) AS run, unnest($backs) AS back),
-    here AS (SELECT hash(test_id, environment) AS id FROM result_rows WHERE run = $run AND counted),
-    gone AS (
-        SELECT hash(x.test_id, x.environment) AS id, x.environment, x.suite, x.run FROM result_rows x
-        ANTI JOIN here h ON h.id = hash(x.test_id, x.environment)
-        WHERE x.run IN (SELECT run FROM base) AND x.counted AND x.outcome <> 'skipped')
-    SELECT id, arg_min(run, back), count(DISTINCT run) FROM gone JOIN base USING (environment, suite, run)
-    GROUP BY id"""
+        unnest($bases) AS run, unnest($bits) AS bit, unnest($pairs) AS pair),
+    seen AS (
+        SELECT hash(x.test_id, x.environment) AS id, any_value(b.pair) AS pair,
+            bit_or(CASE WHEN x.run = $run THEN 1 ELSE b.bit END) AS bits
+        FROM result_rows x LEFT JOIN base b USING (environment, suite, run)
+        WHERE x.counted AND (x.run = $run OR (b.bit IS NOT NULL AND x.outcome <> 'skipped'))
+        GROUP BY id)
+    SELECT id, pair, bits FROM seen WHERE bits & 1 = 0"""
 _GONE = """WITH gone AS (SELECT unnest($ids) AS id, unnest($counts) AS runs)
     SELECT x.environment, x.suite, x.test_id, any_value(x.test), any_value(x.file), any_value(x.cls),
         any_value(x.name), any_value(x.unit), any_value(x.unit_name), x.run, any_value(g.runs)
@@ -179,15 +179,23 @@ _GONE = """WITH gone AS (SELECT unnest($ids) AS id, unnest($counts) AS runs)
 
 
 def _gone(reader: Reader, run: str, compared: dict[Pair, list[str]]) -> list[Gone]:
-    rows = [(*pair, base, back) for pair, bases in compared.items() for back, base in enumerate(bases)]
+    pairs = list(compared)
+    # Bit 0 of a test says that it is in this run, bit n that it ran in the nth run before.
+    rows = [
+        (*pair, base, 2 << back, number)
+        for number, pair in enumerate(pairs)
+        for back, base in enumerate(compared[pair])
+    ]
     if not rows:
         return []
-    environments, suites, bases, backs = (list(column) for column in zip(*rows, strict=True))
-    given = {"run": run, "environments": environments, "suites": suites, "bases": bases, "backs": backs}
+    names = ("environments", "suites", "bases", "bits", "pairs")
+    given = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
     last: dict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
-    for identity, base, number in reader.rows(_IDS, given):
+    for identity, pair, bits in reader.rows(_IDS, {"run": run, **given}):
+        newest = (bits & -bits).bit_length() - 2
+        base = compared[pairs[pair]][newest]
         last[base][0].append(identity)
-        last[base][1].append(number)
+        last[base][1].append(bits.bit_count())
     return [
         Gone(*row)
         for base, (ids, counts) in last.items()

@@ -2,8 +2,8 @@
 
 100 runs of 50,000 tests over 28 days (BENCH_ROWS for more or fewer rows: more or fewer runs in those days). The rows
 are made by SQL, a file for each 50,000, as a cutter leaves them; ours has all but the last six days compacted by the
-product's own compactor, then all of them; the peer has none. Of more than 20 million rows the old ones are made as the
-compactor would leave them, and there is no peer. All are asked the same SQL through the product's views, on a reader
+product's own compactor, then all of them; the peer has none. More than 20 million rows are made as upkeep would leave
+them, which compacts whatever is due: all but the newest few files; there is no peer. All are asked the same SQL through the product's views, on a reader
 that is open. What opening takes (most of it is DuckDB's own start) stands beside, and so does the processor's time of
 the question, over all threads, which a busy machine does not stretch.
 """
@@ -68,7 +68,7 @@ def bench() -> dict[str, Any]:
             "made_seconds": round(generated, 1),
             "compacted_rows_per_second": None if large else round(sum(file.rows for file in old) / compacted),
             "peer": peer and {"name": "the same rows, a file for each run", **_size(peer)},
-            "six_days_beside": beside,
+            "newest_beside" if large else "six_days_beside": beside,
             "all_compacted": whole,
             "wanted_ms": wanted,
             "reached": {
@@ -89,10 +89,12 @@ def _peer(root: Path, ours: Ledger, files: list[Segment]) -> Ledger:
 
 
 def _made(results: Path, runs: int, large: bool) -> tuple[list[Segment], list[Segment]]:
-    """(old, fresh): the files of runs before the last six days, and of those. Old ones come compacted where `large`."""
+    """(old, fresh): the files of runs before the last six days, and of those; where `large`, compacted and not."""
     old: list[Segment] = []
     fresh: list[Segment] = []
     young = next(run for run in range(runs + 1) if run == runs or created(run, runs) >= END - FRESH_DAYS * DAY)
+    if large:
+        young = runs - (Limits().files - 1)
     with maker(runs) as connection:
         starts = _weekly(young, runs) if large else [(run, 1) for run in range(young)]
         old = [write(connection, results, first, count, runs) for first, count in starts]
