@@ -158,7 +158,7 @@ def earlier_runs(compared: dict[Pair, list[str]]) -> list[str]:
 
 # -- finding -------------------------------------------------------------------------------------------------------
 
-# In two steps: which tests are gone is asked of their ids alone, in one pass over all the runs; the rest is read only of
+# In two steps: which tests are gone is asked of their ids alone, in one pass over the runs; the rest is read only of
 # what was found, in the run where it ran last. Ids are compared by 64 bits of them: that a test hides behind another
 # one of a million has a chance of 1 in 10^13, and nothing is listed by mistake.
 _IDS = """WITH base AS (SELECT unnest($environments) AS environment, unnest($suites) AS suite,

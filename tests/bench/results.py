@@ -3,9 +3,9 @@
 100 runs of 50,000 tests over 28 days (BENCH_ROWS for more or fewer rows: more or fewer runs in those days). The rows
 are made by SQL, a file for each 50,000, as a cutter leaves them; ours has all but the last six days compacted by the
 product's own compactor, then all of them; the peer has none. More than 20 million rows are made as upkeep would leave
-them, which compacts whatever is due: all but the newest few files; there is no peer. All are asked the same SQL through the product's views, on a reader
-that is open. What opening takes (most of it is DuckDB's own start) stands beside, and so does the processor's time of
-the question, over all threads, which a busy machine does not stretch.
+them, which compacts whatever is due: all but the newest few files; there is no peer. All are asked the same SQL through
+the product's views, on a reader that is open. What opening takes (most of it is DuckDB's own start) stands beside, and
+so does the processor's time of the question, over all threads, which a busy machine does not stretch.
 """
 
 from __future__ import annotations
