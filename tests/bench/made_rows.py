@@ -17,8 +17,8 @@ from blocks.canonical import digest_bytes, digest_file
 from blocks.ledger.files import Segment
 from blocks.ledger.results import display_name, test_id
 from blocks.ledger.tables import RESULT_SCHEMA
-from tasks.collect.segments import ROW_GROUP, write_segment
-from tasks.keep.compact import week_of
+from tasks.collect.segments import write_segment
+from tasks.keep.compact import ROW_GROUP, week_of
 
 TESTS, DAYS, LEASES = 50_000, 28, 60
 DAY = 86_400.0
