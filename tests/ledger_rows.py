@@ -311,6 +311,8 @@ def _write_machines(connection: Connection, machines: int, created: float) -> No
                     fingerprint='{"cpu":"made"}', created=created, updated=created,
                 )
             )  # fmt: skip
+            held = {"machine": f"m-{number}", "pool": f"pool-{number}", "vendor": "foundation"}
+            record(connection, "machine.ready", at=created, **held, slots=2)
 
 
 def _write_lease(
@@ -324,6 +326,8 @@ def _write_lease(
         )
     )  # fmt: skip
     connection.execute(insert(s.lease_units), [{"lease": lease, "unit": made.id, "epoch": 1} for made in group])
+    held = {"lease": lease, "units": [made.id for made in group], "machine": machine, "slot": slot}
+    record(connection, "lease.granted", run=run, at=granted, **held)
 
 
 def _write_admission(
@@ -353,7 +357,11 @@ def _write_admission(
     connection.execute(insert(s.attempts), attempts)
     part: Part = {"protocol": PROTOCOL, "lease": lease, "part": 1, "records": list(records)}
     root = root_of_part(part, {made.id: made.unit.suite for made in group})
-    record(connection, "bundle.admitted", run=run, lease=lease, part=1, digest=digest, rows=rows, root=root)
+    told: dict[str, Any] = {
+        "lease": lease, "part": 1, "environment": group[0].unit.environment, "signer": key.id, "digest": digest,
+        "rows": rows, "root": root, "uncounted": sorted(made.id for made in group if not made.counted),
+    }  # fmt: skip
+    record(connection, "bundle.admitted", run=run, **told)
 
 
 def _detail(attempt: AttemptRecord) -> dict[str, Any]:

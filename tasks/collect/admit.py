@@ -204,13 +204,16 @@ def write_down(connection: Connection, received: Received) -> Admission:
         _ATTEMPTS.run_many(connection, rows)
     except IntegrityError as error:  # since `check` looked
         raise ProtocolError(f"Part {number} of {lease} tells of units that another part told of.") from error
+    environment = next((received.granted[unit].environment for unit in fates), "")
     _BUNDLE.run(
         connection, lease=lease, part=number, run=received.run, digest=received.digest, bytes=received.bytes,
-        rows=received.rows, environment=next((received.granted[unit].environment for unit in fates), ""),
-        signer=received.signer, admitted=at,
+        rows=received.rows, environment=environment, signer=received.signer, admitted=at,
     )  # fmt: skip
     fresh = sorted(fates.keys() - set(uncounted))
-    told = {"lease": lease, "part": number, "digest": received.digest, "rows": received.rows, "root": received.root}
+    told = {
+        "lease": lease, "part": number, "environment": environment, "signer": received.signer,
+        "digest": received.digest, "rows": received.rows, "root": received.root,
+    }  # fmt: skip
     record(connection, "bundle.admitted", run=received.run, at=at, **told, settled=fresh, uncounted=uncounted)
     return Admission(lease, number, True, tuple(fresh), tuple(uncounted))
 

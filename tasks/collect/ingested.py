@@ -256,7 +256,7 @@ def _insert_bundles(
     shared = {"run": stamp.run, "environment": stamp.environment, "signer": key.id, "admitted": at, "segment": EMPTY}
     about = {"lease": "m-" + manifest.digest.removeprefix("sha256:")[:32], "part": 0, "digest": manifest.digest}
     rows: list[dict[str, Any]] = [{**shared, **about, "bytes": manifest.bytes, "rows": 0}]
-    _tell(connection, stamp, at, **about, rows=0, root=root_of(()), settled=[])
+    _tell(connection, key, stamp, at, **about, rows=0, root=root_of(()), settled=[])
     for one in arrivals:
         reading = one.reading
         what = {"lease": lease_of(stamp.run, reading.digest), "part": PART, "digest": one.stored}
@@ -264,12 +264,13 @@ def _insert_bundles(
         holder = segment["results"] if reading.cases else segment["metrics"] if reading.metrics else EMPTY
         rows.append({**shared, **what, "bytes": one.bytes, "rows": count, "segment": holder})
         told = {"root": reading.root, "settled": [one.unit], "file": reading.digest, "manifest": manifest.digest}
-        _tell(connection, stamp, at, **what, rows=count, **told)
+        _tell(connection, key, stamp, at, **what, rows=count, **told)
     connection.execute(insert(bundles), rows)
 
 
-def _tell(connection: Connection, stamp: Stamp, at: float, **said: Any) -> None:
-    record(connection, "bundle.admitted", run=stamp.run, at=at, **said, uncounted=[])
+def _tell(connection: Connection, key: Key, stamp: Stamp, at: float, **said: Any) -> None:
+    told = {"environment": stamp.environment, "signer": key.id, **said, "uncounted": []}
+    record(connection, "bundle.admitted", run=stamp.run, at=at, **told)
 
 
 def _insert_segment(

@@ -173,7 +173,8 @@ def _register(connection: Connection, run: str, held: Held, vendor: str) -> None
     known = _INSERTS[connection.dialect.name](machines).values(**row).on_conflict_do_nothing()
     if connection.execute(known).rowcount == 0:
         connection.execute(update(machines).where(machines.c.id == held.machine).values(**values))
-    record(connection, "machine.ready", run=run, machine=held.machine, pool=held.pool, slots=held.slots)
+    where: dict[str, Any] = {"machine": held.machine, "pool": held.pool, "vendor": vendor}
+    record(connection, "machine.ready", run=run, **where, slots=held.slots)
 
 
 def _released(connection: Connection, machine: str) -> None:

@@ -118,7 +118,8 @@ def _admit(ledger: Ledger, connection: duckdb.DuckDBPyConnection, file: Segment,
         records.execute(insert(bundles), rows)
         for bundle, count, root in roots:
             said: dict[str, Any] = {"lease": leases[bundle], "part": 1, "digest": bundle, "rows": count, "root": root}
-            record(records, "bundle.admitted", run=file.run, at=at, **said, settled=[], uncounted=[])
+            said |= {"environment": "cpu", "signer": "key", "settled": [], "uncounted": []}
+            record(records, "bundle.admitted", run=file.run, at=at, **said)
         records.execute(insert(segments), [vars(file)])
         cut: dict[str, Any] = {"content": "results", "digest": file.digest, "path": file.path, "rows": file.rows}
         record(records, "segment.cut", run=file.run, environment="cpu", **cut, bundles=len(roots))

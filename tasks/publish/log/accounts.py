@@ -3,9 +3,9 @@
     with accounts(ledger) as both:
         both.execute("SELECT ... FROM admitted LEFT JOIN bundles ...")
 
-From the log (events): `admitted`, `made`, `replaced`, `drops`. From the records: `bundles`, `segments`, `dropped`.
-They stand in DuckDB, which puts on the disk what it cannot hold, so that a million bundles take no more memory than a
-thousand. Whether the events are those that were logged is `verify_events`'s question.
+From the log (events): `admitted`, `granted`, `hosts`, `made`, `replaced`, `drops`. From the records: `bundles`,
+`segments`, `dropped`. They stand in DuckDB, which puts on the disk what it cannot hold, so that a million bundles take
+no more memory than a thousand. Whether the events are those that were logged is `verify_events`'s question.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -33,18 +34,23 @@ Row = tuple[Any, ...]
 _TABLES: dict[str, dict[str, pa.DataType]] = {
     "admitted": {
         "lease": pa.string(), "part": pa.int64(), "digest": pa.string(), "rows": pa.int64(), "root": pa.string(),
+        "run": pa.string(), "environment": pa.string(), "signer": pa.string(), "uncounted": pa.list_(pa.string()),
     },
+    "granted": {"lease": pa.string(), "machine": pa.string(), "slot": pa.int64()},
+    "hosts": {"machine": pa.string(), "pool": pa.string(), "vendor": pa.string()},
     "made": {
         "segment": pa.string(), "path": pa.string(), "kind": pa.string(), "rows": pa.int64(),
-        "replaced_rows": pa.int64(),
+        "replaced_rows": pa.int64(), "run": pa.string(), "environment": pa.string(),
     },
     "replaced": {"segment": pa.string()},
     "drops": {"digests": pa.string()},
     "bundles": {
         "lease": pa.string(), "part": pa.int64(), "digest": pa.string(), "rows": pa.int64(), "segment": pa.string(),
+        "run": pa.string(), "environment": pa.string(), "signer": pa.string(),
     },
     "segments": {
-        "digest": pa.string(), "path": pa.string(), "kind": pa.string(), "rows": pa.int64(), "counts": pa.bool_(),
+        "digest": pa.string(), "path": pa.string(), "kind": pa.string(), "rows": pa.int64(), "run": pa.string(),
+        "environment": pa.string(), "counts": pa.bool_(),
     },
     "dropped": {"digest": pa.string(), "act": pa.string()},
 }  # fmt: skip
@@ -78,46 +84,62 @@ def _copy_events(connection: Connection, both: duckdb.DuckDBPyConnection) -> Non
     after = 0
     query = select(events.c.seq, events.c.kind, events.c.body).where(events.c.kind.in_(_SAID)).order_by(events.c.seq)
     while page := connection.execute(query.where(events.c.seq > after).limit(PAGE)).all():
-        rows: dict[str, list[Row]] = {name: [] for name in ("admitted", "made", "replaced", "drops")}
+        rows: dict[str, list[Row]] = defaultdict(list)
         for _, kind, body in page:
             with contextlib.suppress(ValueError, TypeError, KeyError):  # which is no leaf's content: found elsewhere
-                for name, row in _SAID[kind](json.loads(body)["body"]):
+                content = json.loads(body)
+                for name, row in _SAID[kind](content["body"], content["run"]):
                     rows[name].append(row)
         for name, some in rows.items():
             add(both, name, some)
         after = page[-1].seq
 
 
-def _admission(said: dict[str, Any]) -> Iterator[tuple[str, Row]]:
-    yield "admitted", (said["lease"], said["part"], said["digest"], said["rows"], said["root"])
+Said = Iterator[tuple[str, Row]]
 
 
-def _cut(said: dict[str, Any]) -> Iterator[tuple[str, Row]]:
-    yield "made", (said["digest"], said["path"], said["content"], said["rows"], 0)
+def _admission(said: dict[str, Any], run: str | None) -> Said:
+    # An older log does not say environment and signer.
+    about = (run, said.get("environment"), said.get("signer"), list(said["uncounted"]))
+    yield "admitted", (said["lease"], said["part"], said["digest"], said["rows"], said["root"], *about)
 
 
-def _compacted(said: dict[str, Any]) -> Iterator[tuple[str, Row]]:
-    yield from _cut(said)
+def _grant(said: dict[str, Any], _: str | None) -> Said:
+    yield "granted", (said["lease"], said["machine"], said["slot"])
+
+
+def _host(said: dict[str, Any], _: str | None) -> Said:
+    yield "hosts", (said["machine"], said["pool"], said.get("vendor"))
+
+
+def _cut(said: dict[str, Any], run: str | None) -> Said:
+    yield "made", (said["digest"], said["path"], said["content"], said["rows"], 0, run or "", said["environment"])
+
+
+def _compacted(said: dict[str, Any], run: str | None) -> Said:
+    yield from _cut(said, run)
     yield from _gone(said)
 
 
-def _summed_up(said: dict[str, Any]) -> Iterator[tuple[str, Row]]:
+def _summed_up(said: dict[str, Any], run: str | None) -> Said:
     rows = sum(entry["rows"] for entry in said["replaced"])
-    yield "made", (said["digest"], said["path"], "daily", said["days"], rows)
+    yield "made", (said["digest"], said["path"], "daily", said["days"], rows, run or "", said["environment"])
     yield from _gone(said)
 
 
-def _gone(said: dict[str, Any]) -> Iterator[tuple[str, Row]]:
+def _gone(said: dict[str, Any]) -> Said:
     for entry in said["replaced"]:
         yield "replaced", (entry["digest"],)
 
 
-def _drop(said: dict[str, Any]) -> Iterator[tuple[str, Row]]:
+def _drop(said: dict[str, Any], _: str | None) -> Said:
     yield "drops", (said["digests"],)
 
 
-_SAID: dict[str, Callable[[dict[str, Any]], Iterator[tuple[str, Row]]]] = {
+_SAID: dict[str, Callable[[dict[str, Any], str | None], Said]] = {
     "bundle.admitted": _admission,
+    "lease.granted": _grant,
+    "machine.ready": _host,
     "segment.cut": _cut,
     "segment.compacted": _compacted,
     "rows.summed_up": _summed_up,
@@ -132,7 +154,7 @@ def _copy_records(connection: Connection, both: duckdb.DuckDBPyConnection) -> No
     columns = [bundles.c[name] for name in _TABLES["bundles"]]
     for page in _pages(connection, columns, [bundles.c.lease, bundles.c.part]):
         add(both, "bundles", page)
-    columns = [segments.c[name] for name in ("digest", "path", "kind", "rows")]
+    columns = [segments.c[name] for name in ("digest", "path", "kind", "rows", "run", "environment")]
     for page in _pages(connection, [*columns, ~REPLACED], [segments.c.digest]):
         add(both, "segments", page)
     for page in _pages(connection, [dropped_bundles.c.digest, dropped_bundles.c.drop], [dropped_bundles.c.digest]):
@@ -165,6 +187,8 @@ def add(both: duckdb.DuckDBPyConnection, name: str, rows: Sequence[Row]) -> None
 def _clean(value: Any, kind: pa.DataType) -> Any:
     if value is None:
         return None
+    if pa.types.is_list(kind):
+        return [_clean(one, kind.value_type) for one in value]
     if pa.types.is_string(kind):
         return str(value).encode("utf-8", "replace").decode()
     if pa.types.is_boolean(kind):

@@ -55,27 +55,36 @@ def verify_files(ledger: Ledger) -> Checked:
 
 def _compare_segments(both: duckdb.DuckDBPyConnection, findings: Findings) -> None:
     differing = both.execute(
-        """SELECT coalesce(l.path, s.path), l.segment, s.digest, l.rows, s.rows
+        """SELECT coalesce(l.path, s.path), l.segment, s.digest,
+            [l.rows::VARCHAR, l.kind, l.run, l.environment], [s.rows::VARCHAR, s.kind, s.run, s.environment]
         FROM logged l FULL JOIN (FROM segments WHERE counts) s ON l.path = s.path
-        WHERE l.segment IS DISTINCT FROM s.digest OR l.rows IS DISTINCT FROM s.rows ORDER BY 1"""
+        WHERE l.segment IS DISTINCT FROM s.digest
+            OR (l.rows, l.kind, l.run, l.environment) IS DISTINCT FROM (s.rows, s.kind, s.run, s.environment)
+        ORDER BY 1"""
     ).fetchall()
     for path, *both_sides in differing:
-        _tell_difference(findings, f"results/{path}", both_sides, "made")
+        _tell_difference(findings, f"results/{path}", both_sides, ("rows", "kind", "run", "environment"), "made")
 
 
 def _compare_bundles(both: duckdb.DuckDBPyConnection, findings: Findings) -> None:
     differing = both.execute(
-        """SELECT coalesce(a.lease, b.lease), coalesce(a.part, b.part), a.digest, b.digest, a.rows, b.rows
-        FROM admitted a FULL JOIN bundles b ON a.lease = b.lease AND a.part = b.part
-        WHERE a.digest IS DISTINCT FROM b.digest OR a.rows IS DISTINCT FROM b.rows ORDER BY 1, 2"""
+        """SELECT lease, part, logged, recorded, said, written FROM (
+            SELECT coalesce(a.lease, b.lease) AS lease, coalesce(a.part, b.part) AS part,
+                a.digest AS logged, b.digest AS recorded, [a.rows::VARCHAR, a.run,
+                    coalesce(a.environment, b.environment), coalesce(a.signer, b.signer)] AS said,
+                [b.rows::VARCHAR, b.run, b.environment, b.signer] AS written
+            FROM admitted a FULL JOIN bundles b ON a.lease = b.lease AND a.part = b.part)
+        WHERE logged IS DISTINCT FROM recorded OR said IS DISTINCT FROM written ORDER BY 1, 2"""
     )
     while some := differing.fetchmany(_AT_ONCE):
         for lease, part, *both_sides in some:
-            _tell_difference(findings, f"part {part} of {lease}", both_sides, "admitted")
+            names = ("rows", "run", "environment", "signer")
+            _tell_difference(findings, f"part {part} of {lease}", both_sides, names, "admitted")
 
 
-def _tell_difference(findings: Findings, where: str, both_sides: Sequence[Any], act: str) -> None:
-    logged, recorded, logged_rows, recorded_rows = both_sides
+def _tell_difference(findings: Findings, where: str, both_sides: Sequence[Any], names: Sequence[str], act: str) -> None:
+    """`both_sides` are the digests of log and record, then what each says of `names`."""
+    logged, recorded, said, written = both_sides
     if recorded is None:
         findings.add("missing", where, f"the log says that {logged} was {act}, and no record has it")
     elif logged is None:
@@ -83,7 +92,9 @@ def _tell_difference(findings: Findings, where: str, both_sides: Sequence[Any], 
     elif logged != recorded:
         findings.add("changed_record", where, f"its record says {recorded}, and the log {logged}")
     else:
-        findings.add("changed_record", where, f"its record says {recorded_rows} rows, and the log {logged_rows}")
+        for name, one, other in zip(names, said, written, strict=True):
+            if one != other:
+                findings.add("changed_record", where, f"its record says {name} {other}, and the log {one}")
 
 
 # -- the files -----------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from blocks.ledger.file_roots import LEAF_BYTES, bundles_in, joined_leaves, leav
 from blocks.ledger.files import Segment, at_hand
 from blocks.ledger.roots import FORM, root_of, root_of_sorted
 from tasks.publish.log.findings import Findings
+from tasks.publish.log.verify_places import verify_places
 
 
 @dataclass
@@ -121,6 +122,7 @@ class _Check:
         said = None if kind == "metrics" else wrong_test(self._both, file)
         if said is not None:
             self._findings.add("changed_rows", where, said)
+        verify_places(self._both, file, where, self._findings)
         bundles = bundles_in(self._both, file)
         expected = {row[0]: _Admitted(*row[1:]) for row in self._both.execute(_EXPECTED).fetchall()}
         suspects: dict[str, _Admitted] = {}

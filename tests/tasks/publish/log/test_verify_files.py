@@ -136,12 +136,29 @@ def test_a_row_changed_together_with_all_records_is_found_in_its_bundle(compacte
     assert found(verify_files(compacted)) == expected
 
 
+ONE = "CASE WHEN bundle = '{bundle}' AND name = 't1_1' THEN %s ELSE %s END AS %s"
+
+
 @SQLITE
-def test_a_compaction_that_leaves_a_row_out_is_found_though_an_event_tells_of_it(compacted: Ledger) -> None:
+@pytest.mark.parametrize(
+    ("select_", "says"),
+    [
+        ("* FROM read_parquet($files) WHERE NOT (bundle = '{bundle}' AND name = 't1_1')", "rows of it"),
+        *((f"* REPLACE ({ONE % (other, name, name)}) FROM read_parquet($files)", f"say another {said} than the log")
+          for name, other, said in (
+              ("counted", "false", "counted"), ("run", "'r-else'", "run"), ("environment", "'else'", "environment"),
+              ("lease", "'l-else'", "lease, attempt"), ("unit", "'u-else'", "attempt"),
+              ("machine", "'m-else'", "machine"), ("slot", "99::INTEGER", "machine"), ("vendor", "'else'", "vendor"), ("pool", "'else'", "vendor"),
+              ("reason", "'late'", "counted"),
+          )),
+    ],
+    ids=["gone", "counted", "run", "environment", "lease", "unit", "machine", "slot", "vendor", "pool", "reason"],
+)  # fmt: skip
+def test_a_forged_compaction_is_found_though_an_event_tells_of_it(compacted: Ledger, select_: str, says: str) -> None:
     (segment,) = live(compacted)
     path = compacted.results / segment.path
     name, bundle = bundle_in(path, "t1_1")
-    source = f"SELECT * FROM read_parquet($files) WHERE NOT (bundle = '{bundle}' AND name = 't1_1')"
+    source = f"SELECT {select_.format(bundle=bundle)}"
     file = written(compacted.results, path.parent, "results", source, [path])
     with compacted.write() as connection:
         replace(connection, compacted, [segment], file)
@@ -150,7 +167,9 @@ def test_a_compaction_that_leaves_a_row_out_is_found_though_an_event_tells_of_it
             path=str(file.path.relative_to(compacted.results)), runs=3,
             replaced=[{"digest": segment.digest, "rows": segment.rows}],
         )  # fmt: skip
-    assert found(verify_files(compacted)) == {("changed_rows", name)}
+    checked = verify_files(compacted)
+    assert found(checked) == {("changed_rows", name)}
+    assert says in checked.findings.listed[0].says
 
 
 @SQLITE
@@ -175,6 +194,24 @@ def _insert_drop(ledger: Ledger) -> set[tuple[str, str]]:
     ledger.store.discard(digest)
     attack(ledger, f"INSERT INTO dropped_bundles VALUES ('{digest}', 'sha256:0123456789abcdef', 1.0)")
     return {("unlogged", "drop 0123456789ab"), ("missing", f"part {part} of {lease}")}
+
+
+def _of_another_kind(ledger: Ledger) -> set[tuple[str, str]]:
+    (segment,) = live(ledger)
+    attack(ledger, f"UPDATE segments SET kind = 'metrics' WHERE digest = '{segment.digest}'")
+    return {("changed_record", f"results/{segment.path}")}
+
+
+def _elsewhere(ledger: Ledger) -> set[tuple[str, str]]:
+    name, bundle = bundle_in(file_of(ledger), "t1_1")
+    attack(ledger, f"UPDATE bundles SET environment = 'else' WHERE digest = '{bundle}'")
+    return {("changed_record", name)}
+
+
+def _signed_by_another(ledger: Ledger) -> set[tuple[str, str]]:
+    name, bundle = bundle_in(file_of(ledger), "t1_1")
+    attack(ledger, f"UPDATE bundles SET signer = 'else' WHERE digest = '{bundle}'")
+    return {("changed_record", name)}
 
 
 def _hide_file(ledger: Ledger) -> set[tuple[str, str]]:
@@ -224,6 +261,7 @@ def _hide_among_the_summed_up(ledger: Ledger) -> set[tuple[str, str]]:
     "trick",
     [
         _insert_drop, _hide_file, _show_twice, _forget_admission, _put_back_in_the_queue, _hide_among_the_summed_up,
+        _of_another_kind, _elsewhere, _signed_by_another,
     ],
     ids=lambda trick: trick.__name__.strip("_"),
 )  # fmt: skip
