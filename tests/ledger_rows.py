@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -150,7 +151,10 @@ def make_run(
             _write_lease(connection, run, lease, group, machine, slot=number, granted=created)
             _write_admission(connection, run, lease, group, machine, number, digest, size, rows, records, key, created)
         _write_settlements(connection, run, units, dict(_lease_of(leases)), created)
-        record(connection, "run.created", run=run, plan=plan.id)
+        record(connection, "run.opened", run=run, at=created, flow=flow, request={}, driver="host:1:1")
+        if finished is not None:
+            ended = {"state": state, "conclusion": json.loads(conclusion) if conclusion else {}}
+            record(connection, "run.closed", run=run, at=finished, **ended)
     return MadeRun(
         run,
         plan,
@@ -360,6 +364,7 @@ def _write_admission(
     told: dict[str, Any] = {
         "lease": lease, "part": 1, "environment": group[0].unit.environment, "signer": key.id, "digest": digest,
         "rows": rows, "root": root, "uncounted": sorted(made.id for made in group if not made.counted),
+        "settled": sorted(made.id for made in group if made.counted and made.terminal in ("ran", "skipped")),
     }  # fmt: skip
     record(connection, "bundle.admitted", run=run, **told)
 

@@ -3,9 +3,10 @@
     with accounts(ledger) as both:
         both.execute("SELECT ... FROM admitted LEFT JOIN bundles ...")
 
-From the log (events): `admitted`, `granted`, `hosts`, `made`, `replaced`, `drops`. From the records: `bundles`,
-`segments`, `dropped`. They stand in DuckDB, which puts on the disk what it cannot hold, so that a million bundles take
-no more memory than a thousand. Whether the events are those that were logged is `verify_events`'s question.
+From the log (events): `opened`, `closed`, `admitted`, `settled`, `granted`, `hosts`, `made`, `replaced`, `drops`. From
+the records: `run_records`, `settlements`, `bundles`, `segments`, `dropped`. They stand in DuckDB, which puts on the
+disk what it cannot hold, so that a million bundles take no more memory than a thousand. Whether the events are those
+that were logged is `verify_events`'s question.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ import duckdb
 import pyarrow as pa
 from sqlalchemy import Connection, select, tuple_
 
+from blocks.canonical import canonical_json
 from blocks.ledger import Ledger
 from blocks.ledger.files import REPLACED
 from blocks.ledger.keep_schema import dropped_bundles
-from blocks.ledger.schema import bundles, events, segments
+from blocks.ledger.schema import bundles, events, runs, segments, settlements
 from tasks.publish.log.verify_events import whatever_it_holds
 
 MEMORY = "200MB"
@@ -32,6 +34,9 @@ PAGE = 5000
 
 Row = tuple[Any, ...]
 _TABLES: dict[str, dict[str, pa.DataType]] = {
+    "opened": {"run": pa.string(), "flow": pa.string()},
+    "closed": {"run": pa.string(), "seq": pa.int64(), "state": pa.string(), "conclusion": pa.string()},
+    "settled": {"run": pa.string(), "unit": pa.string(), "lease": pa.string()},
     "admitted": {
         "lease": pa.string(), "part": pa.int64(), "digest": pa.string(), "rows": pa.int64(), "root": pa.string(),
         "run": pa.string(), "environment": pa.string(), "signer": pa.string(), "uncounted": pa.list_(pa.string()),
@@ -44,6 +49,10 @@ _TABLES: dict[str, dict[str, pa.DataType]] = {
     },
     "replaced": {"segment": pa.string()},
     "drops": {"digests": pa.string()},
+    "run_records": {"run": pa.string(), "flow": pa.string(), "state": pa.string(), "conclusion": pa.string()},
+    "settlements": {
+        "run": pa.string(), "unit": pa.string(), "ordinal": pa.int64(), "terminal": pa.string(), "lease": pa.string(),
+    },
     "bundles": {
         "lease": pa.string(), "part": pa.int64(), "digest": pa.string(), "rows": pa.int64(), "segment": pa.string(),
         "run": pa.string(), "environment": pa.string(), "signer": pa.string(),
@@ -85,10 +94,10 @@ def _copy_events(connection: Connection, both: duckdb.DuckDBPyConnection) -> Non
     query = select(events.c.seq, events.c.kind, events.c.body).where(events.c.kind.in_(_SAID)).order_by(events.c.seq)
     while page := connection.execute(query.where(events.c.seq > after).limit(PAGE)).all():
         rows: dict[str, list[Row]] = defaultdict(list)
-        for _, kind, body in page:
+        for seq, kind, body in page:
             with contextlib.suppress(ValueError, TypeError, KeyError):  # which is no leaf's content: found elsewhere
                 content = json.loads(body)
-                for name, row in _SAID[kind](content["body"], content["run"]):
+                for name, row in _SAID[kind](content["body"], content["run"], seq):
                     rows[name].append(row)
         for name, some in rows.items():
             add(both, name, some)
@@ -98,30 +107,40 @@ def _copy_events(connection: Connection, both: duckdb.DuckDBPyConnection) -> Non
 Said = Iterator[tuple[str, Row]]
 
 
-def _admission(said: dict[str, Any], run: str | None) -> Said:
+def _opening(said: dict[str, Any], run: str | None, _: int) -> Said:
+    yield "opened", (run, said["flow"])
+
+
+def _closing(said: dict[str, Any], run: str | None, seq: int) -> Said:
+    yield "closed", (run, seq, said["state"], canonical_json(said["conclusion"]).decode())
+
+
+def _admission(said: dict[str, Any], run: str | None, _: int) -> Said:
     # An older log does not say environment and signer.
     about = (run, said.get("environment"), said.get("signer"), list(said["uncounted"]))
     yield "admitted", (said["lease"], said["part"], said["digest"], said["rows"], said["root"], *about)
+    for unit in said["settled"]:
+        yield "settled", (run, unit, said["lease"])
 
 
-def _grant(said: dict[str, Any], _: str | None) -> Said:
+def _grant(said: dict[str, Any], _: str | None, __: int) -> Said:
     yield "granted", (said["lease"], said["machine"], said["slot"])
 
 
-def _host(said: dict[str, Any], _: str | None) -> Said:
+def _host(said: dict[str, Any], _: str | None, __: int) -> Said:
     yield "hosts", (said["machine"], said["pool"], said.get("vendor"))
 
 
-def _cut(said: dict[str, Any], run: str | None) -> Said:
+def _cut(said: dict[str, Any], run: str | None, _: int) -> Said:
     yield "made", (said["digest"], said["path"], said["content"], said["rows"], 0, run or "", said["environment"])
 
 
-def _compacted(said: dict[str, Any], run: str | None) -> Said:
-    yield from _cut(said, run)
+def _compacted(said: dict[str, Any], run: str | None, seq: int) -> Said:
+    yield from _cut(said, run, seq)
     yield from _gone(said)
 
 
-def _summed_up(said: dict[str, Any], run: str | None) -> Said:
+def _summed_up(said: dict[str, Any], run: str | None, _: int) -> Said:
     rows = sum(entry["rows"] for entry in said["replaced"])
     yield "made", (said["digest"], said["path"], "daily", said["days"], rows, run or "", said["environment"])
     yield from _gone(said)
@@ -132,11 +151,13 @@ def _gone(said: dict[str, Any]) -> Said:
         yield "replaced", (entry["digest"],)
 
 
-def _drop(said: dict[str, Any], _: str | None) -> Said:
+def _drop(said: dict[str, Any], _: str | None, __: int) -> Said:
     yield "drops", (said["digests"],)
 
 
-_SAID: dict[str, Callable[[dict[str, Any], str | None], Said]] = {
+_SAID: dict[str, Callable[[dict[str, Any], str | None, int], Said]] = {
+    "run.opened": _opening,
+    "run.closed": _closing,
     "bundle.admitted": _admission,
     "lease.granted": _grant,
     "machine.ready": _host,
@@ -151,6 +172,11 @@ _SAID: dict[str, Callable[[dict[str, Any], str | None], Said]] = {
 
 
 def _copy_records(connection: Connection, both: duckdb.DuckDBPyConnection) -> None:
+    for page in _pages(connection, [runs.c.id, runs.c.flow, runs.c.state, runs.c.conclusion], [runs.c.id]):
+        add(both, "run_records", page)
+    key = [settlements.c.run, settlements.c.unit, settlements.c.ordinal]
+    for page in _pages(connection, [*key, settlements.c.terminal, settlements.c.lease], key):
+        add(both, "settlements", page)
     columns = [bundles.c[name] for name in _TABLES["bundles"]]
     for page in _pages(connection, columns, [bundles.c.lease, bundles.c.part]):
         add(both, "bundles", page)

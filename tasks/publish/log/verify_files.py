@@ -20,6 +20,7 @@ from blocks.ledger.files import digest_now
 from blocks.ledger.keep_schema import dropped_bundles, replacements
 from tasks.publish.log.accounts import accounts
 from tasks.publish.log.findings import Findings
+from tasks.publish.log.verify_records import verify_records
 from tasks.publish.log.verify_rows import Rows, verify_rows
 
 _AT_ONCE = 5000
@@ -42,6 +43,7 @@ def verify_files(ledger: Ledger) -> Checked:
     """
     checked = Checked()
     with accounts(ledger) as both:
+        verify_records(both, checked.findings)
         _compare_segments(both, checked.findings)
         _compare_bundles(both, checked.findings)
         wrong = _check_segments(ledger, both, checked)

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from blocks.canonical import digest_file
 from blocks.ledger import Ledger, record
 from blocks.ledger.files import SegmentFile
-from blocks.ledger.schema import bundles
+from blocks.ledger.schema import bundles, runs, settlements
 from tasks.keep.compact import Limits, compact, replace, written
 from tasks.keep.retain import Retention, drop_raw, sum_up
 from tasks.keep.sweep import sweep_orphans
@@ -148,7 +148,8 @@ ONE = "CASE WHEN bundle = '{bundle}' AND name = 't1_1' THEN %s ELSE %s END AS %s
           for name, other, said in (
               ("counted", "false", "counted"), ("run", "'r-else'", "run"), ("environment", "'else'", "environment"),
               ("lease", "'l-else'", "lease, attempt"), ("unit", "'u-else'", "attempt"),
-              ("machine", "'m-else'", "machine"), ("slot", "99::INTEGER", "machine"), ("vendor", "'else'", "vendor"), ("pool", "'else'", "vendor"),
+              ("machine", "'m-else'", "machine"), ("slot", "99::INTEGER", "machine"),
+              ("vendor", "'else'", "vendor"), ("pool", "'else'", "vendor"),
               ("reason", "'late'", "counted"),
           )),
     ],
@@ -214,6 +215,53 @@ def _signed_by_another(ledger: Ledger) -> set[tuple[str, str]]:
     return {("changed_record", name)}
 
 
+def _a_run_ended_well(ledger: Ledger) -> set[tuple[str, str]]:
+    run = _a_run(ledger)
+    attack(ledger, f"""UPDATE runs SET conclusion = '{{"exit_code":0,"sentence":"All good."}}' WHERE id = '{run}'""")
+    return {("changed_record", f"run {run}")}
+
+
+def _a_run_goes_on(ledger: Ledger) -> set[tuple[str, str]]:
+    run = _a_run(ledger)
+    attack(ledger, f"UPDATE runs SET state = 'running' WHERE id = '{run}'")
+    return {("changed_record", f"run {run}")}
+
+
+def _no_such_run(ledger: Ledger) -> set[tuple[str, str]]:
+    run = _a_run(ledger)
+    attack(ledger, f"DELETE FROM runs WHERE id = '{run}'")
+    return {("missing", f"run {run}")}
+
+
+def _a_run(ledger: Ledger) -> str:
+    with ledger.read() as connection:
+        return str(connection.scalar(select(runs.c.id)))
+
+
+def _lost(ledger: Ledger) -> set[tuple[str, str]]:
+    run, unit = _a_unit(ledger)
+    attack(ledger, f"UPDATE settlements SET terminal = 'lost' WHERE run = '{run}' AND unit = '{unit}'")
+    return {("changed_record", f"unit {unit} of run {run}")}
+
+
+def _lost_later(ledger: Ledger) -> set[tuple[str, str]]:
+    run, unit = _a_unit(ledger)
+    attack(ledger, f"INSERT INTO settlements VALUES ('{run}', '{unit}', 2, 'lost', '', NULL, 1, 1.0)")
+    return {("changed_record", f"unit {unit} of run {run}")}
+
+
+def _ran_elsewhere(ledger: Ledger) -> set[tuple[str, str]]:
+    run, unit = _a_unit(ledger)
+    attack(ledger, f"UPDATE settlements SET lease = 'l-else' WHERE run = '{run}' AND unit = '{unit}'")
+    return {("changed_record", f"unit {unit} of run {run}"), ("unlogged", f"unit {unit} of run {run}")}
+
+
+def _a_unit(ledger: Ledger) -> tuple[str, str]:
+    with ledger.read() as connection:
+        run, unit = connection.execute(select(settlements.c.run, settlements.c.unit)).first()  # type: ignore[misc]
+    return run, unit
+
+
 def _hide_file(ledger: Ledger) -> set[tuple[str, str]]:
     (segment,) = live(ledger, "metrics")
     attack(ledger, f"INSERT INTO replacements VALUES ('{segment.digest}', 'sha256:nothing', 1.0)")
@@ -261,7 +309,8 @@ def _hide_among_the_summed_up(ledger: Ledger) -> set[tuple[str, str]]:
     "trick",
     [
         _insert_drop, _hide_file, _show_twice, _forget_admission, _put_back_in_the_queue, _hide_among_the_summed_up,
-        _of_another_kind, _elsewhere, _signed_by_another,
+        _of_another_kind, _elsewhere, _signed_by_another, _a_run_ended_well, _a_run_goes_on, _no_such_run, _lost,
+        _lost_later, _ran_elsewhere,
     ],
     ids=lambda trick: trick.__name__.strip("_"),
 )  # fmt: skip
