@@ -90,11 +90,11 @@ def sequence(ledger: Ledger, signer: Signer, batch: int = BATCH) -> int:
 def _strange(event: log.Waiting) -> TrustError:
     """Signed, it could never be taken back, and everybody who checks the log would find it."""
     return TrustError(
-        f"Event {event.seq} ({short(str(event.id))}) is not what its id says: somebody wrote it past commonfleet, or the "
-        "disk damaged it.",
+        f"Event {event.seq} ({short(str(event.id))}) is not what its id says: somebody wrote it past commonfleet, "
+        "or the disk damaged it.",
         kept="It was not signed. It and the events after it wait; those before it are in the log, and runs go on.",
-        do="`commonfleet verify` names each such event. Copy the ledger away, find out where it came from, then restore "
-        "a backup or take the row out, as docs/keeping.md says: the log then goes on by itself.",
+        do="`commonfleet verify` names each such event. Copy the ledger away, find out where it came from, then "
+        "restore a backup or take the row out, as docs/keeping.md says: the log then goes on by itself.",
     )
 
 

@@ -140,7 +140,7 @@ def test_an_event_that_is_not_what_its_id_says_is_never_signed_and_the_log_stops
     slip_in(ledger, note=note)
     after = write_events(ledger, 5, first=5)
     for _ in range(2):
-        with pytest.raises(TrustError, match="Event 6 .* is not what its id says") as told:
+        with pytest.raises(TrustError, match=r"Event 6 .* is not what its id says") as told:
             sequence_all(ledger, signer, batch)
         assert "verify" in told.value.do
         assert leaf_order(ledger) == before
@@ -148,6 +148,19 @@ def test_an_event_that_is_not_what_its_id_says_is_never_signed_and_the_log_stops
     assert sequence_all(ledger, signer, batch) == 5
     assert leaf_order(ledger) == before + after
     assert check().good
+
+
+@pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
+def test_an_event_that_is_not_signed_is_not_passed_over_either(ledger: Ledger, signer: Signer) -> None:
+    write_events(ledger, 2)
+    attack(ledger, "UPDATE events SET seq = 100 WHERE seq = 2")
+    sequence_all(ledger, signer)
+    write_events(ledger, 1, first=2)
+    slip_in(ledger)
+    attack(ledger, "UPDATE events SET seq = seq - 60 WHERE seq > 100")  # as of a transaction that commits late
+    for _ in range(2):
+        with pytest.raises(TrustError, match="Event 42 "):
+            sequence_all(ledger, signer)
 
 
 def test_a_clock_that_was_set_back_changes_no_order(
