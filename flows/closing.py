@@ -42,6 +42,8 @@ def closed(
     trouble, report = "", None
     try:
         append_to_log(home, ledger)
+    except TrustError as error:  # no later try mends it: somebody has to
+        trouble = f"Not all of its events are in the log: {error} "
     except Exception as error:  # noqa: BLE001
         trouble = f"Its events are not in the log yet ({error}); the next run, or upkeep, appends them. "
     summary = run_summary(ledger, seat.run)

@@ -19,13 +19,11 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from blocks.errors import CommonfleetError, LedgerError
-from blocks.home import check_version, check_whole, located
-from blocks.ledger.belonging import check_store
-from blocks.ledger.database import Ledger, engine_of
-from blocks.ledger.place import known_url, ledger_url, shown, store_of
+from blocks.errors import CommonfleetError
+from blocks.home import located
+from blocks.ledger.database import Ledger
 from blocks.ledger.query import asked, view_columns
-from blocks.ledger.revisions import head, refuse_strange, revision_of
+from blocks.ledger.reading import open_to_read
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,35 +82,7 @@ def connect(home: str | os.PathLike[str] | None = None, *, url: str | None = Non
     The records are read where the commands find them (see `place.py`), or at `url` (`postgresql+psycopg://...`);
     results and bundles below the folder. Raises CommonfleetError where there is no ledger, or one of another schema.
     """
-    place = located(None if home is None else Path(home))
-    check_whole(place)
-    if (place.root / "version").exists():
-        check_version(place.root / "version")
-    named = ledger_url(place) if url is None else known_url(url, "url")
-    if named.startswith("sqlite") and not Path(named.removeprefix("sqlite:///")).exists():
-        raise LedgerError(f"There is no ledger in {place.root}.", do="Name the state folder that holds one.")
-    ledger = Ledger(engine_of(named, read_only=True), place.results, store_of(place))
-    try:
-        _check_schema(ledger)
-        check_store(ledger)
-    except BaseException:
-        ledger.close()
-        raise
-    return Reading(ledger)
-
-
-def _check_schema(ledger: Ledger) -> None:
-    with ledger.read() as connection:
-        revision = revision_of(connection)
-        if revision is None:
-            raise LedgerError(f"There is no ledger in {shown(ledger.engine.url)}.", do="Name the one that holds it.")
-        refuse_strange(connection, revision)
-    if revision != head():
-        raise LedgerError(
-            f"The ledger has schema {revision}; this commonfleet reads schema {head()}.",
-            kept="Nothing was changed.",
-            do="Any command of this commonfleet, such as `commonfleet runs`, brings it there.",
-        )
+    return Reading(open_to_read(located(None if home is None else Path(home)), url))
 
 
 def _pandas() -> None:

@@ -122,7 +122,8 @@ def engine_of(url: str, *, read_only: bool = False) -> Engine:
     if url.startswith("sqlite"):
         if read_only:
             path = url.removeprefix("sqlite:///").replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-            url = f"sqlite:///file:{path}?mode=ro&uri=true"
+            still = "&immutable=1" if _holds_still(Path(url.removeprefix("sqlite:///"))) else ""
+            url = f"sqlite:///file:{path}?mode=ro{still}&uri=true"
         engine = create_engine(url)
         event.listen(engine, "connect", _read_only_sqlite if read_only else _tune_sqlite)
         return engine
@@ -155,6 +156,12 @@ def _tune_sqlite(connection: object, _: object) -> None:
     cursor.execute("PRAGMA cache_size = -512")
     cursor.execute("PRAGMA mmap_size = 0")
     cursor.close()
+
+
+def _holds_still(file: Path) -> bool:
+    """Whether SQLite can read the file only as one that does not change: it may not make its own files beside it."""
+    wal = file.with_name(f"{file.name}-wal")
+    return not os.access(file.parent, os.W_OK) and not (wal.exists() and wal.stat().st_size)
 
 
 def _read_only_sqlite(connection: object, _: object) -> None:

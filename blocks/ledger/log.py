@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, and_, bindparam, case, func, insert, null, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from blocks.canonical import canonical_json
+from blocks.canonical import canonical_json, digest_bytes
 from blocks.errors import LedgerError, StaleSequencer
 from blocks.ledger.entries import LONGEST, entry_of, pointer
 from blocks.ledger.log_schema import log_checkpoints, log_head, log_leaves, log_tiles
@@ -58,7 +58,7 @@ class Waiting(NamedTuple):
 
     @property
     def leaf(self) -> bytes:
-        return leaf_hash(pointer(self.id) if self.body is None else entry_of(self.body.encode()))
+        return leaf_hash(pointer(self.id) if self.body is None else entry_of(octets(self.body)))
 
 
 class Signed(NamedTuple):
@@ -82,6 +82,10 @@ class _Tile(NamedTuple):
     hashes: bytes
 
 
+class _Body(NamedTuple):
+    body: str
+
+
 class _Writer(NamedTuple):
     transaction: str
 
@@ -102,6 +106,7 @@ _WAITING = Query(
     .limit(bindparam("most")),
     Waiting,
 )
+_WHOLE = Query(select(events.c.body).where(events.c.seq == bindparam("wanted")), _Body)
 # An INSERT holds this lock from before it takes its number until its transaction ends.
 _WRITERS = Query(
     text(
@@ -139,6 +144,12 @@ def head_of(connection: Connection) -> Head | None:
 def waiting(connection: Connection, floor: int, most: int) -> list[Waiting]:
     """The first events without a leaf, at most `most`, in the order that they will have."""
     return _WAITING.all(connection, floor=floor, most=most)
+
+
+def is_what_it_says(connection: Connection, event: Waiting) -> bool:
+    """Whether the event's id is that of its content."""
+    content = _WHOLE.one(connection, wanted=event.seq).body if event.body is None else event.body
+    return event.id == digest_bytes(octets(content))
 
 
 def writers(connection: Connection) -> list[str]:

@@ -32,6 +32,14 @@ def entries_path(number: int, width: int = WIDTH) -> str:
     return f"tile/entries/{_number_path(number)}{_partial(width)}"
 
 
+def paths(size: int) -> Iterator[str]:
+    """The files of hashes and entries that a published log of `size` entries has: what to copy where nothing lists."""
+    for level, number, width in new_tiles(0, size):
+        yield tile_path(level, number, width)
+        if level == 0:
+            yield entries_path(number, width)
+
+
 def parse_path(path: str) -> tuple[int | None, int, int]:
     """(level, number, width) of a published path; the level of entries is None. Raises ValueError."""
     matched = _PATH.fullmatch(path)

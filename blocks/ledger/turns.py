@@ -26,8 +26,18 @@ LOOK_SECONDS = 0.02
 
 @contextlib.contextmanager
 def turn(database: str) -> Iterator[None]:
-    """Have the turn to write the database of that file. Raises LedgerError where another had it for a minute."""
-    lock = os.open(f"{database}-turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    """Have the turn to write the database of that file.
+
+    Raises LedgerError where another had it for a minute, and where nothing may be written there.
+    """
+    try:
+        lock = os.open(f"{database}-turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise LedgerError(
+            f"The ledger {database} cannot be written: {error.strerror or error}.",
+            kept="Nothing was changed.",
+            do="Call it as the user who owns the state folder, or free some space; `commonfleet verify` only reads.",
+        ) from error
     bell = _bell(f"{database}-bell")
     try:
         _wait(lock, bell)

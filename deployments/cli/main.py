@@ -34,6 +34,7 @@ app = App(
 LEAVE_SECONDS = 2.0
 
 Several = Annotated[tuple[str, ...], Parameter(negative="")]
+Files = Annotated[tuple[Path, ...], Parameter(negative="")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for programs.")]
 
 
@@ -219,21 +220,36 @@ def ingest(
 
 
 @app.command
-def verify(*, log: Path | None = None, key: str | None = None, witness: Several = (), json: Json = False) -> int:
+def verify(
+    *,
+    log: Path | None = None,
+    key: str | None = None,
+    witness: Several = (),
+    seen: Files = (),
+    memory: Path | None = None,
+    json: Json = False,
+) -> int:
     """Check the ledger: each event against the Merkle log, each file against its record. Exit 1 when one is wrong.
+
+    It changes nothing, but for remembering the log's newest checkpoint: the next check must find that continued.
 
     Parameters
     ----------
     log
-        Check this published log instead, with nothing else at hand. It must continue what was seen of it before.
+        Check the published log in this folder instead, with nothing else at hand.
     key
-        The published log's public key, as `export-log` prints it.
+        The log's public key, as `export-log` prints it. Without --log: no other key counts for the ledger's log.
     witness
         Keys of witnesses whose co-signatures must be there (repeat the option for several).
+    seen
+        A checkpoint that was kept elsewhere, which the log must continue (repeat the option for several).
+    memory
+        Remember in this file; by default `last-checkpoint` in the state folder, or `.DIR.last-checkpoint` beside DIR.
     """
-    from deployments.cli.checking import verify_ledger, verify_published
+    from deployments.cli.checking import Against, verify_ledger, verify_published
 
-    return verify_ledger(as_json=json) if log is None else verify_published(log, key, witness, as_json=json)
+    against = Against(key, witness, seen, memory)
+    return verify_ledger(against, as_json=json) if log is None else verify_published(log, against, as_json=json)
 
 
 @app.command

@@ -4,8 +4,10 @@
     files.sha256     every other file; `sha256sum -c files.sha256` checks it by hand
     ledger.db        the records, as SQLite, whatever database they came from
     results/ store/  as in the state folder
-    last-checkpoint  the last of the Merkle log's that was checked, from before the records were copied
     keys/            the public key of the log; the others only where asked for
+
+What `verify` remembers of the log stays where it is: memory belongs to whoever checks, and one that travels with the
+records would vouch for whatever these were cut down to.
 
 The records come first and the files after. Files are written once and never altered, so they may be copied while
 runs go on; where one has gone meanwhile (replaced, or dropped by a logged act), the records are taken once more.
@@ -67,7 +69,6 @@ def back_up(home: Home, ledger: Ledger, folder: Path, *, keys: bool = False, tel
         _begin(folder)
         for number in range(1, _TRIES + 1):
             tell("copying the records")
-            kept = _copy_checkpoint(home, folder)  # before the records: what it remembers, they hold
             _copy_records(ledger, folder / "ledger.db")
             with _opened(folder / "ledger.db").connect() as records:
                 tables = sums(records)
@@ -81,8 +82,9 @@ def back_up(home: Home, ledger: Ledger, folder: Path, *, keys: bool = False, tel
             digests |= {f"keys/{p.name}": _copied(p, folder / "keys" / p.name) for p in _files_in(home.keys)}
         elif verifier := log_verifier(home, ledger):
             write_whole(folder / "keys" / home.log_public.name, f"{verifier}\n".encode())
-            kept.append(f"keys/{home.log_public.name}")
-        digests |= {name: digest_file(folder / name) for name in ("ledger.db", *kept)}
+            name = f"keys/{home.log_public.name}"
+            digests[name] = digest_file(folder / name)
+        digests["ledger.db"] = digest_file(folder / "ledger.db")
         _end(folder, digests, tables={name: made.to_json() for name, made in tables.items()}, keys=keys,
              missing=[named.path for named in missing], altered=altered)  # fmt: skip
     size = sum((folder / name).stat().st_size for name in digests)
@@ -96,15 +98,6 @@ def _begin(folder: Path) -> None:
         raise LedgerError(f"{folder} is not empty.", kept="It was left as it is.", do="Name a new folder.")
     (folder / PARTIAL).write_text("This backup is not complete. `commonfleet backup` on this folder goes on with it.\n")
     (folder / MANIFEST).unlink(missing_ok=True)
-
-
-def _copy_checkpoint(home: Home, folder: Path) -> list[str]:
-    """The name of the copy, where there is one to copy."""
-    copy = folder / home.last_checkpoint.name
-    copy.unlink(missing_ok=True)
-    if home.last_checkpoint.exists():
-        write_whole(copy, home.last_checkpoint.read_bytes())
-    return [copy.name] if copy.exists() else []
 
 
 def _copy_records(ledger: Ledger, copy: Path) -> None:

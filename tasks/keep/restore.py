@@ -52,7 +52,7 @@ def restore(home: Home, folder: Path, tell: Callable[[str], None] = lambda _: No
             kept="Nothing was changed.",
             do="Unset it: a restored ledger keeps its files in the folder.",
         )
-    manifest, files = _read(folder)
+    manifest, files = _read(home, folder)
     _refuse_full(home)
     staging = home.restoring
     cut_short = staging.exists()  # then parts of it stand in the state folder, and only this folder says so
@@ -79,7 +79,7 @@ def restore(home: Home, folder: Path, tell: Callable[[str], None] = lambda _: No
     return Restored(rows, len(files), manifest["made"], tuple(manifest["missing"]), tuple(manifest["altered"]))
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def _read(home: Home, folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The manifest, and each file with its digest."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
@@ -103,6 +103,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     files = {name: digest for digest, _, name in (line.partition("  ") for line in lines.splitlines())}
     if any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):
         raise _altered(folder / FILES)
+    files.pop(home.last_checkpoint.name, None)  # of an older commonfleet: no memory of whoever checks from now on
     return manifest, files
 
 

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from blocks.ledger.notes import COSIGNATURE, ED25519, VerifierKey
+from tests.ledger_rows import new_key
+from tests.read_only import read_only
 from tests.small import commonfleet, small_catalog, surroundings
 
 
@@ -29,7 +32,7 @@ def copied(ran: tuple[Path, dict[str, str]], tmp_path: Path) -> tuple[Path, dict
     """A copy of it that may be damaged."""
     env = ran[1]
     home = tmp_path / "home"
-    bell = shutil.ignore_patterns("*-bell")  # a FIFO
+    bell = shutil.ignore_patterns("*-bell")  # a FIFO, which copytree takes for no file
     shutil.copytree(env["COMMONFLEET_HOME"], home, symlinks=True, ignore_dangling_symlinks=True, ignore=bell)
     return home, {**env, "COMMONFLEET_HOME": str(home)}
 
@@ -122,12 +125,111 @@ def test_a_published_log_without_its_key_is_told_in_words(tmp_path: Path) -> Non
     assert "Traceback" not in done.stderr
 
 
+def test_where_there_is_no_ledger_nothing_is_made(tmp_path: Path) -> None:
+    env = surroundings(tmp_path, tmp_path)
+    done = commonfleet("verify", env=env)
+    assert done.returncode == 2
+    assert "There is no ledger in" in done.stderr
+    assert not Path(env["COMMONFLEET_HOME"]).exists()
+
+
 def test_a_ledger_without_a_log_is_told_in_words_and_no_key_is_made_up(tmp_path: Path) -> None:
     env = surroundings(tmp_path, tmp_path)
+    assert commonfleet("runs", env=env).returncode == 0
     done = commonfleet("verify", env=env)
     assert done.returncode == 2
     assert "Run something first" in done.stderr
     assert not (Path(env["COMMONFLEET_HOME"]) / "keys" / "log.key").exists()
+
+
+def exported(env: Mapping[str, str], folder: Path) -> str:
+    """Publish the log; returns its key."""
+    told = commonfleet("export-log", str(folder), "--json", env=env)
+    assert told.returncode == 0, told.stderr
+    return str(json.loads(told.stdout)["key"])
+
+
+def test_a_key_pins_the_log_of_the_ledger(copied: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    home, env = copied
+    key = exported(env, tmp_path / "published")
+    assert checked(env, "--key", key)[0] == 0
+    for garbage in ("garbage", key[:-4] + "AAA="):
+        done = commonfleet("verify", "--key", garbage, env=env)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+        assert "key" in done.stderr
+    for lost in ("log.key", "log.pub"):
+        (home / "keys" / lost).unlink(missing_ok=True)
+    done = commonfleet("verify", env=env)
+    assert done.returncode == 2
+    assert "its public key will do" in done.stderr
+    assert checked(env, "--key", key)[0] == 0
+
+    with sqlite3.connect(home / "ledger.db") as records:
+        for (trigger,) in records.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            records.execute(f"DROP TRIGGER {trigger}")
+        for table in ("log_leaves", "log_checkpoints", "log_tiles", "log_head"):
+            records.execute(f"DELETE FROM {table}")
+    (home / "last-checkpoint").unlink()
+    exported(env, tmp_path / "again")  # a new log under a new key, signed by the program itself
+    assert checked(env)[0] == 0
+    code, said = checked(env, "--key", key)
+    assert code == 1
+    assert {finding["kind"] for finding in said["findings"]} == {"other_log", "bad_signature"}
+
+
+def test_witnesses_and_kept_checkpoints_count_without_a_published_log(
+    copied: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    _, env = copied
+    exported(env, tmp_path / "published")
+    witness = str(VerifierKey("vendor.example", COSIGNATURE, new_key().public))
+    code, said = checked(env, "--witness", witness)
+    assert (code, [finding["kind"] for finding in said["findings"]]) == (1, ["no_witness"])
+
+    code, said = checked(env, "--seen", str(tmp_path / "published" / "checkpoint"))
+    assert code == 0
+    assert str(tmp_path / "published" / "checkpoint") in said["assurance"]
+    done = commonfleet("verify", "--seen", str(tmp_path / "nothing"), env=env)
+    assert (done.returncode, "There is no file" in done.stderr) == (2, True)
+
+
+def test_what_was_not_looked_at_is_not_called_altered(tmp_path: Path) -> None:
+    env = surroundings(tmp_path, tmp_path)
+    key = str(VerifierKey("log.example", ED25519, new_key().public))
+    done = commonfleet("verify", "--log", str(tmp_path / "nothing"), "--key", key, env=env)
+    assert (done.returncode, "There is no folder" in done.stderr) == (2, True)
+    done = commonfleet("verify", "--log", "https://log.example/ci", "--key", key, env=env)
+    assert (done.returncode, "that is an address" in done.stderr) == (2, True)
+
+
+def test_a_published_log_is_checked_where_nothing_can_be_written(
+    copied: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    _, env = copied
+    key = exported(env, tmp_path / "shared" / "published")
+    against = ("--log", str(tmp_path / "shared" / "published"), "--key", key)
+    with read_only(tmp_path / "shared"):
+        code, said = checked(env, *against)
+        assert (code, said["good"]) == (0, True)
+        assert "cannot be written" in said["not_kept"]
+        told = commonfleet("verify", *against, env=env)
+        assert (told.returncode, "--memory" in told.stdout) == (0, True)
+        for assurance in ("truncation not excluded", "seen before"):
+            code, said = checked(env, *against, "--memory", str(tmp_path / "mine"))
+            assert (code, said["not_kept"]) == (0, "")
+            assert assurance in said["assurance"]
+
+
+def test_a_ledger_is_checked_where_nothing_can_be_written(copied: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    home, env = copied
+    before = sorted(home.rglob("*"))
+    with read_only(home):
+        code, said = checked(env)
+        assert (code, said["good"]) == (0, True)
+        assert "cannot be written" in said["not_kept"] or (home / "last-checkpoint").exists()
+        code, said = checked(env, "--memory", str(tmp_path / "mine"))
+        assert (code, said["not_kept"]) == (0, "")
+    assert sorted(home.rglob("*")) == before
 
 
 def test_a_log_that_cannot_be_written_is_told_in_words(copied: tuple[Path, dict[str, str]], tmp_path: Path) -> None:

@@ -32,6 +32,12 @@ def witness(folder: Path, key: str, *, remembered: Path, name: str, own: Key, at
     checked = verify_log(folder, key, remembered=remembered)
     if not checked.good:
         raise TrustError(f"The log is not what it was: {checked.findings[0]}", kept="It was not co-signed.")
+    if checked.not_kept:
+        raise TrustError(
+            f"The log was checked, but {checked.not_kept}.",
+            kept="It was not co-signed: a witness that forgets could vouch for two histories.",
+            do="Free some space, or name a file that can be written.",
+        )
     # What was remembered is what was checked: the folder may have a newer checkpoint by now.
     note = parse_note(remembered.read_bytes())
     return cosigned(note, name, own, at)

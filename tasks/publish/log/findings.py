@@ -49,6 +49,7 @@ class Audit:
     count: int  # of all findings, also those that are not listed
     assurance: str
     waiting: int = 0  # events that have no leaf yet, where the ledger was checked
+    not_kept: str = ""  # why the checkpoint could not be remembered, where it should have been
 
     @property
     def good(self) -> bool:

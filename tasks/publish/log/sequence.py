@@ -8,10 +8,12 @@ checkpoint are one transaction, so that a sequencer that is killed leaves either
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from blocks.canonical import short
 from blocks.errors import LedgerError, StaleSequencer, TrustError
 from blocks.ledger import Ledger, clock, log
 from blocks.ledger.merkle import EMPTY_ROOT
@@ -56,7 +58,8 @@ def sequence(ledger: Ledger, signer: Signer, batch: int = BATCH) -> int:
     """Give the next events their leaves, at most `batch`, and sign a checkpoint; returns how many there were.
 
     Raises StaleSequencer where another sequencer was faster: nothing was changed, and a next call goes on. Raises
-    TrustError where the stored tree was changed.
+    TrustError where the stored tree was changed, and at an event that is not what its id says: those before it have
+    their leaves then.
     """
     before: list[str] = []
     if ledger.engine.dialect.name != "sqlite":
@@ -68,15 +71,31 @@ def sequence(ledger: Ledger, signer: Signer, batch: int = BATCH) -> int:
         if not found:
             return 0
         edge = _edge(connection, known, signer)
-    growth = grow(known.size, edge, [event.leaf for event in found])
+        sound = list(itertools.takewhile(lambda event: log.is_what_it_says(connection, event), found))
+    if not sound:
+        raise _strange(found[0])
+    growth = grow(known.size, edge, [event.leaf for event in sound])
     with ledger.write() as connection:
         after = log.writers(connection)
-        moved = known.moved(growth.size, found[-1].seq, len(found) < batch, before, after)
-        log.append(connection, known, moved, [event.seq for event in found], growth)
+        moved = known.moved(growth.size, sound[-1].seq, len(sound) < batch and sound == found, before, after)
+        log.append(connection, known, moved, [event.seq for event in sound], growth)
         # Signed only now: a sequencer that lost has never signed a log that nobody will see.
         note = signed(str(Checkpoint(signer.name, growth.size, growth.root)), signer.name, signer.key)
         log.store_checkpoint(connection, log.Signed(growth.size, growth.root, str(note), clock(connection)))
-    return len(found)
+    if sound != found:
+        raise _strange(found[len(sound)])
+    return len(sound)
+
+
+def _strange(event: log.Waiting) -> TrustError:
+    """Signed, it could never be taken back, and everybody who checks the log would find it."""
+    return TrustError(
+        f"Event {event.seq} ({short(str(event.id))}) is not what its id says: somebody wrote it past commonfleet, "
+        "or the disk damaged it.",
+        kept="It was not signed. It and the events after it wait; those before it are in the log, and runs go on.",
+        do="`commonfleet verify` names each such event. Copy the ledger away, find out where it came from, then "
+        "restore a backup or take the row out, as docs/keeping.md says: the log then goes on by itself.",
+    )
 
 
 def _edge(connection: Connection, known: log.Head, signer: Signer) -> list[bytes]:

@@ -2,41 +2,52 @@
 
 The same walk as over a published log, with the rows of the ledger as its entries. It finds what was changed behind the
 triggers' backs. Somebody who holds the log's key and rewrites all of it is found only against a checkpoint that was
-kept elsewhere: give it as `remembered`.
+kept elsewhere, or by a witness: see `seen.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import heapq
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, func, select
 
 from blocks.canonical import digest_bytes, short
-from blocks.disk import write_whole
 from blocks.errors import TrustError
 from blocks.ledger import Ledger, log
 from blocks.ledger.entries import entry_of
 from blocks.ledger.log import octets
-from blocks.ledger.log_schema import log_checkpoints, log_leaves
+from blocks.ledger.log_schema import log_checkpoints, log_cosignatures, log_leaves
 from blocks.ledger.merkle import HASH_BYTES, leaf_hash
-from blocks.ledger.notes import Checkpoint, VerifierKey, check_note, parse_checkpoint, parse_note, verifier_key
+from blocks.ledger.notes import Checkpoint, VerifierKey, check_note, parse_checkpoint, parse_note
 from blocks.ledger.prepared import Query
 from blocks.ledger.schema import events
 from blocks.ledger.tiles import WIDTH
 from tasks.publish.log.findings import LISTED, Audit, Findings, assured
-from tasks.publish.log.verify_log import Seen, read_seen
+from tasks.publish.log.seen import (
+    Seen,
+    checked_note,
+    continued,
+    kept,
+    log_key,
+    read_seen,
+    told_different,
+    told_shorter,
+    witness_keys,
+    witnessed,
+)
 from tasks.publish.log.walk import walk
 
 PAGE = 500
-"""Checkpoints that are read at once."""
+"""Checkpoints, or events that wait, that are read at once."""
 
 
 class _Row(NamedTuple):
-    leaf: int
+    leaf: int | None  # None where it waits for one
     seq: int
     id: str | None
     kind: str
@@ -46,7 +57,7 @@ class _Row(NamedTuple):
 
 
 class _State(NamedTuple):
-    """What the tree is said to have been: a row of `log_checkpoints`, or a checkpoint that was kept elsewhere."""
+    """What the tree is said to have been by a row of `log_checkpoints`."""
 
     size: int
     root: bytes
@@ -60,6 +71,14 @@ _ROWS = Query(
     .order_by(log_leaves.c.leaf),
     _Row,
 )
+_WAITING = Query(
+    select(log_leaves.c.leaf, events.c.seq, *(events.c[name] for name in ("id", "kind", "run", "at", "body")))
+    .select_from(events.outerjoin(log_leaves, log_leaves.c.seq == events.c.seq))
+    .where(events.c.seq > bindparam("after"), log_leaves.c.seq.is_(None))
+    .order_by(events.c.seq)
+    .limit(PAGE),
+    _Row,
+)
 _CHECKPOINTS = Query(
     select(*(log_checkpoints.c[name] for name in log.Signed._fields))
     .where(log_checkpoints.c.size > bindparam("after"))
@@ -69,37 +88,46 @@ _CHECKPOINTS = Query(
 )
 
 
-def verify_events(ledger: Ledger, key: str, *, remembered: Path | None = None) -> Audit:
+def verify_events(
+    ledger: Ledger,
+    key: str,
+    *,
+    remembered: Path | None = None,
+    witnesses: Sequence[str] = (),
+    seen: Sequence[Path] = (),
+    pinned: bool = False,
+) -> Audit:
     """Check the ledger's events and its log against each other, with the log's key (`name+id+base64`).
 
-    `remembered` is a file that keeps the last checkpoint, as for `verify_log`. Raises TrustError where the key is none.
+    `remembered`, `witnesses` and `seen` are as for `verify_log`. `pinned` says that the key did not come from this
+    ledger: then it must have a log. Raises TrustError where a key is none.
     """
-    own, findings = verifier_key(key), Findings()
+    own, trusted, findings = log_key(key), witness_keys(witnesses), Findings()
+    others = [state for path in seen if (state := read_seen(path, str(path), own, trusted, findings))]
     memory = None
     if remembered is not None and remembered.exists():
-        memory = read_seen(remembered, str(remembered), own, (), findings)
+        memory = read_seen(remembered, str(remembered), own, trusted, findings)
+    earlier = [state for state in (memory, *others) if state]
     with ledger.read() as connection, whatever_it_holds(connection):
         head = log.head_of(connection) or log.Head(own.name)
         newest = log.latest_checkpoint(connection)
-        _check_end(head, newest, memory, findings)
-        states = _with_memory(_signed_states(connection, own, findings), memory)
-        expected = octets(newest.root) if newest else b""
-        reached = (state for state in states if state.size <= head.size)
-        source = _LedgerSource(connection, findings)
-        for state, found in walk(source, head.size, expected, reached, findings):
-            if found is not None and found != state.root:
-                findings.add(
-                    "fork" if memory and state.where == memory.where else "wrong_root",
-                    state.where,
-                    f"its root is not that of the log's first {state.size:,} leaves",
-                )
+        if pinned and newest is None:
+            findings.add("missing", "log_checkpoints", f"there is no log here, and {own.name!r} has one")
+        if head.origin != own.name:
+            findings.add("other_log", "log_head", f"this is the log {head.origin!r}, not {own.name!r}")
+        _check_end(head, newest, findings)
+        for state in earlier:
+            told_shorter(state, head.size, findings)
+        _compare(connection, head, newest, _signed_states(connection, own, findings), earlier, findings)
         _check_leafless(connection, head, findings)
-        waiting = _count_waiting(connection, head.floor) if findings.count == 0 else 0
-    if findings.count == 0 and remembered is not None and newest is not None:
-        write_whole(remembered, octets(newest.note))
-    vouchers = [f"it continues the {memory.size:,} seen before"] if memory else []
-    assurance = assured(not findings.count, head.size, vouchers)
-    return Audit(head.origin, head.size, expected, tuple(findings.listed), findings.count, assurance, waiting)
+        waiting = _check_waiting(connection, head.floor, findings)
+        cosigned = _cosigned(connection, own, trusted, findings)
+    vouchers = continued(memory, others) + witnessed(trusted, [*earlier, *cosigned], findings)
+    good = findings.count == 0
+    not_kept = kept(remembered, octets(newest.note)) if good and remembered and newest else ""
+    root = octets(newest.root) if newest else b""
+    listed, assurance = tuple(findings.listed), assured(good, head.size, vouchers)
+    return Audit(head.origin, head.size, root, listed, findings.count, assurance, waiting, not_kept)
 
 
 class _LedgerSource:
@@ -107,7 +135,7 @@ class _LedgerSource:
 
     def __init__(self, connection: Connection, findings: Findings) -> None:
         self._connection, self._findings = connection, findings
-        self._rows: dict[int, _Row] = {}
+        self._rows: dict[int | None, _Row] = {}
 
     def tile(self, level: int, number: int, width: int) -> bytes | None:
         data = log.stored_tile(self._connection, level, number)
@@ -173,16 +201,45 @@ def _columns_fit(row: _Row) -> bool:
     return said == (row.kind, row.run, row.at) and row.id == digest_bytes(octets(row.body))
 
 
-def _check_end(head: log.Head, newest: log.Signed | None, memory: Seen | None, findings: Findings) -> None:
-    ends = {"the newest checkpoint": newest.size if newest else 0}
-    if memory:
-        ends[memory.where] = memory.size
-    for where, size in ends.items():
-        if size > head.size:
-            says = f"it has {size:,} leaves, the log has {head.size:,}: the last {size - head.size:,} were removed"
-            findings.add("removed_tail", where, says)
-    if (newest.size if newest else 0) < head.size:
+def _check_end(head: log.Head, newest: log.Signed | None, findings: Findings) -> None:
+    size = newest.size if newest else 0
+    if size > head.size:
+        says = f"it has {size:,} leaves, the log has {head.size:,}: the last {size - head.size:,} were removed"
+        findings.add("removed_tail", "the newest checkpoint", says)
+    if size < head.size:
         findings.add("missing", "log_checkpoints", f"there is no checkpoint of all {head.size:,} leaves")
+
+
+def _compare(
+    connection: Connection,
+    head: log.Head,
+    newest: log.Signed | None,
+    signed: Iterator[_State],
+    earlier: Sequence[Seen],
+    findings: Findings,
+) -> None:
+    """Walk the log, and compare it with each state that the ledger says it had, and each that was kept elsewhere."""
+    kept_elsewhere = sorted(earlier, key=_size)
+    states: Iterator[_State | Seen] = heapq.merge(signed, kept_elsewhere, key=_size)
+    reached = (state for state in states if state.size <= head.size)
+    last, fits, different = None, False, []
+    source = _LedgerSource(connection, findings)
+    for state, found in walk(source, head.size, octets(newest.root) if newest else b"", reached, findings):
+        if isinstance(state, _State) and newest and state.size == newest.size:
+            last, fits = Checkpoint(head.origin, state.size, state.root), found == state.root
+        if found is None or found == state.root:
+            continue
+        if isinstance(state, Seen):
+            different.append(state)
+        else:
+            says = f"its root is not that of the log's first {state.size:,} leaves"
+            findings.add("wrong_root", state.where, says)
+    for state in different:
+        told_different(state, last, fits, findings)
+
+
+def _size(state: _State | Seen) -> int:
+    return state.size
 
 
 def _signed_states(connection: Connection, own: VerifierKey, findings: Findings) -> Iterator[_State]:
@@ -203,16 +260,24 @@ def _signed_states(connection: Connection, own: VerifierKey, findings: Findings)
         after = page[-1].size
 
 
-def _with_memory(states: Iterator[_State], memory: Seen | None) -> Iterator[_State]:
-    """The states in the order of their sizes, with the one that is remembered at its place."""
-    own = _State(memory.size, memory.checkpoint.root, memory.where) if memory else None
-    for state in states:
-        if own and own.size <= state.size:
-            yield own
-            own = None
-        yield state
-    if own:
-        yield own
+def _cosigned(
+    connection: Connection, own: VerifierKey, trusted: Sequence[VerifierKey], findings: Findings
+) -> list[Seen]:
+    """The newest checkpoint that each of the witnesses has co-signed, as the ledger holds it.
+
+    That the tree has its root is seen from the checkpoint's own row, which is compared like every other.
+    """
+    found = []
+    for witness in trusted:
+        newest = select(log_cosignatures.c.size, log_cosignatures.c.line).order_by(log_cosignatures.c.size.desc())
+        row = connection.execute(newest.where(log_cosignatures.c.witness == str(witness)).limit(1)).first()
+        checkpoint = log.checkpoint_at(connection, row.size) if row else None
+        if row is None or checkpoint is None:
+            continue  # it is missed where witnesses are counted
+        where = f"co-signature of {witness.name} to {row.size:,} leaves"
+        state = checked_note(octets(checkpoint.note) + octets(row.line), where, own, [witness], findings)
+        found += [state] if state else []
+    return found
 
 
 def _check_leafless(connection: Connection, head: log.Head, findings: Findings) -> None:
@@ -228,7 +293,16 @@ def _check_leafless(connection: Connection, head: log.Head, findings: Findings) 
         findings.add("missing_leaf", "log_leaves", f"{beyond:,} leaves lie beyond the log's end")
 
 
-def _count_waiting(connection: Connection, floor: int) -> int:
-    joined = events.outerjoin(log_leaves, log_leaves.c.seq == events.c.seq)
-    counted = select(func.count()).select_from(joined).where(events.c.seq > floor, log_leaves.c.seq.is_(None))
-    return connection.scalar(counted) or 0
+def _check_waiting(connection: Connection, floor: int, findings: Findings) -> int:
+    """How many events wait for their leaf. Each must be what its id says: soon the log vouches for it."""
+    count = 0
+    after = floor
+    while page := _WAITING.all(connection, after=after):
+        for row in page:
+            if not _columns_fit(row):
+                where = f"event {row.seq} ({row.kind!s:.40}, {short(str(row.id))}), which waits for its leaf"
+                says = "its id and columns do not say what its content says: it was not written by commonfleet so"
+                findings.add("changed_event", where, says)
+        count += len(page)
+        after = page[-1].seq
+    return count

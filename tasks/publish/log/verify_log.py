@@ -7,40 +7,23 @@ verifier remembers, or one that somebody else was given? Is it the longest that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
 
-from blocks.disk import write_whole
-from blocks.errors import TrustError
-from blocks.ledger.notes import (
-    COSIGNATURE,
-    Checkpoint,
-    Note,
-    VerifierKey,
-    check_note,
-    parse_checkpoint,
-    parse_note,
-    verifier_key,
-)
 from tasks.publish.log.findings import Audit, Findings, assured
-from tasks.publish.log.folder import CHECKPOINT, LARGEST_NOTE, WITNESSED, FolderSource, read_at_most
+from tasks.publish.log.folder import CHECKPOINT, WITNESSED, FolderSource
+from tasks.publish.log.seen import (
+    Seen,
+    continued,
+    kept,
+    log_key,
+    read_seen,
+    told_different,
+    told_shorter,
+    witness_keys,
+    witnessed,
+)
 from tasks.publish.log.walk import walk
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A checkpoint of this log, and where it was seen. Witnesses come with the time of their co-signature."""
-
-    where: str
-    note: Note
-    checkpoint: Checkpoint
-    witnesses: dict[VerifierKey, int]
-
-    @property
-    def size(self) -> int:
-        return self.checkpoint.size
 
 
 def verify_log(
@@ -52,89 +35,39 @@ def verify_log(
     well. `witnesses` are keys whose co-signatures must be there. `seen` are checkpoints that came another way, such as
     from a witness. Raises TrustError where a key is none.
     """
-    own, trusted = verifier_key(key), [verifier_key(text) for text in witnesses]
-    for witness in trusted:
-        if witness.type != COSIGNATURE:
-            raise TrustError(f"{witness.name!r} is the key of a log and not of a witness.")
+    own, trusted = log_key(key), witness_keys(witnesses)
     findings = Findings()
     newest = read_seen(folder / CHECKPOINT, CHECKPOINT, own, trusted, findings)
-    others = [read_seen(path, str(path), own, trusted, findings) for path in seen]
+    others = [state for path in seen if (state := read_seen(path, str(path), own, trusted, findings))]
+    beside = memory = None
     if (folder / WITNESSED).exists():
-        others.append(read_seen(folder / WITNESSED, WITNESSED, own, trusted, findings))
-    memory = None
+        beside = read_seen(folder / WITNESSED, WITNESSED, own, trusted, findings)
     if remembered is not None and remembered.exists():
         memory = read_seen(remembered, str(remembered), own, trusted, findings)
     if newest is None:
         return Audit(own.name, 0, b"", tuple(findings.listed), findings.count, assured(False, 0, []))
-    states = [state for state in (memory, *others, newest) if state]
-    source = FolderSource(folder, newest.size, findings)
-    compare(source, newest, states, findings)
-    vouchers = [f"it continues the {memory.size:,} seen before"] if memory else []
-    vouchers += _witnesses(trusted, states, findings)
-    if findings.count == 0 and remembered is not None:
-        write_whole(remembered, str(newest.note).encode())
-    size, root = newest.size, newest.checkpoint.root
-    return Audit(
-        own.name, size, root, tuple(findings.listed), findings.count, assured(not findings.count, size, vouchers)
-    )
+    earlier = [state for state in (memory, *others, beside) if state]
+    compare(FolderSource(folder, newest.size, findings), newest, earlier, findings)
+    vouchers = continued(memory, others) + witnessed(trusted, [*earlier, newest], findings)
+    not_kept = kept(remembered, str(newest.note).encode()) if findings.count == 0 and remembered else ""
+    assurance = assured(not findings.count, newest.size, vouchers)
+    listed, count = tuple(findings.listed), findings.count
+    return Audit(own.name, newest.size, newest.root, listed, count, assurance, not_kept=not_kept)
 
 
-def read_seen(
-    path: Path, where: str, own: VerifierKey, witnesses: Iterable[VerifierKey], findings: Findings
-) -> Seen | None:
-    """A checkpoint that the log has signed, or None and a finding."""
-    data = read_at_most(path, LARGEST_NOTE)
-    if data is None:
-        findings.add("missing", where, "there is no checkpoint")
-        return None
-    try:
-        note = parse_note(data)
-        signers = check_note(note, [own, *witnesses])
-        if own not in signers:
-            raise TrustError(f"It bears no signature of {own}.")
-        checkpoint = parse_checkpoint(note.text)
-    except TrustError as error:
-        findings.add("bad_signature", where, str(error))
-        return None
-    if checkpoint.origin != own.name:
-        findings.add("other_log", where, f"it is a checkpoint of {checkpoint.origin!r}, not of {own.name!r}")
-        return None
-    return Seen(where, note, checkpoint, {key: at for key, at in signers.items() if at is not None})
-
-
-def compare(source: FolderSource, newest: Seen, states: list[Seen], findings: Findings) -> None:
+def compare(source: FolderSource, newest: Seen, earlier: Sequence[Seen], findings: Findings) -> None:
     """Walk the log, and compare it with each state that it is known to have had."""
-    size, root = newest.size, newest.checkpoint.root
-    for state in states:
-        if state.size > size:
-            findings.add(
-                "removed_tail",
-                state.where,
-                f"the log had {state.size:,} entries and has {size:,} now: the last {state.size - size:,} were removed",
-            )
-    reached = sorted((state for state in states if state.size <= size), key=lambda state: state.size)
-    for state, found in walk(source, size, root, reached, findings):
-        if found is None or found == state.checkpoint.root:
-            continue
+    for state in earlier:
+        told_shorter(state, newest.size, findings)
+    reached = sorted((state for state in (*earlier, newest) if state.size <= newest.size), key=lambda state: state.size)
+    fits, different = False, []
+    for state, found in walk(source, newest.size, newest.root, reached, findings):
         if state is newest:
-            findings.add("wrong_root", state.where, "its root is not that of the entries: some of them were changed")
-        else:
-            findings.add(
-                "fork",
-                state.where,
-                f"the first {state.size:,} entries are not those that were signed then. Keep both checkpoints: "
-                "together they prove that the log was rewritten",
-            )
-
-
-def _witnesses(trusted: list[VerifierKey], states: list[Seen], findings: Findings) -> list[str]:
-    vouchers = []
-    for witness in trusted:
-        times = [(state.witnesses[witness], state.size) for state in states if witness in state.witnesses]
-        if not times:
-            findings.add("no_witness", witness.name, "no checkpoint bears a co-signature of this witness")
-            continue
-        at, size = max(times)
-        told = datetime.fromtimestamp(min(at, 253402300799), UTC).isoformat(sep=" ", timespec="seconds")
-        vouchers.append(f"{witness.name} had seen nothing longer than its first {size:,} at {told}")
-    return vouchers
+            fits = found == newest.root
+            if found is not None and not fits:
+                says = "its root is not that of the entries: some of them were changed"
+                findings.add("wrong_root", state.where, says)
+        elif found is not None and found != state.root:
+            different.append(state)
+    for state in different:
+        told_different(state, newest.checkpoint, fits, findings)

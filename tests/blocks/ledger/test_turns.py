@@ -42,6 +42,12 @@ def holder(database: str) -> Iterator[tuple[Any, Any]]:
     process.join()
 
 
+def test_a_folder_that_cannot_be_written_is_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(LedgerError, match="cannot be written"), turns.turn(str(tmp_path / "file" / "ledger.db")):
+        pass
+
+
 def test_whoever_waits_is_woken_when_the_turn_ends(
     database: str, holder: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

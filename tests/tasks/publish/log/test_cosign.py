@@ -14,8 +14,10 @@ from blocks.ledger.notes import COSIGNATURE, Note, VerifierKey, cosigned, parse_
 from blocks.signing import Key
 from tasks.publish.log.cosign import accept_cosignature, witness
 from tasks.publish.log.export import export_log
+from tasks.publish.log.findings import Audit
+from tasks.publish.log.verify_events import verify_events
 from tests.ledger_rows import new_key
-from tests.tasks.publish.log.conftest import Published
+from tests.tasks.publish.log.conftest import Published, attack
 
 NAME = "vendor.example/witness"
 AT = 1_790_000_000
@@ -59,6 +61,29 @@ def test_a_co_signature_stays_published_while_the_log_grows(published: Published
     assert found.good, found.findings
     assert found.size == 650
     assert "its first 600" in found.assurance
+
+
+def test_a_co_signature_that_the_ledger_holds_vouches_from_the_inside(published: Published, party: Witness) -> None:
+    def found() -> Audit:
+        return verify_events(published.ledger, published.key, witnesses=[party.key])
+
+    assert [finding.kind for finding in found().findings] == ["no_witness"]
+    accept_cosignature(published.ledger, str(party.look(published)).encode(), [party.key])
+    published.grow(50)
+    assert found().good, found().findings
+    assert f"{NAME} had seen nothing longer than its first 600 at" in found().assurance
+
+    later = cosigned(parse_note((published.folder / "checkpoint").read_bytes()), NAME, party.own, AT + 9)
+    line = str(later.signatures[-1])  # a co-signature of another checkpoint, put to this one
+    attack(published.ledger, f"UPDATE log_cosignatures SET line = '{line}'")
+    assert "bad_signature" in {finding.kind for finding in found().findings}
+
+
+def test_a_witness_that_could_not_remember_does_not_sign(published: Published, party: Witness, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    party.memory = tmp_path / "file" / "memory"
+    with pytest.raises(TrustError, match="cannot be written"):
+        party.look(published)
 
 
 def test_a_witness_that_nobody_heard_of_is_missed(published: Published, party: Witness) -> None:

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DBAPIError
 
+from blocks.canonical import canonical_json, digest_bytes
 from blocks.errors import LedgerError, StaleSequencer, TrustError
 from blocks.ledger import Ledger, log, record
 from blocks.ledger.entries import entry_of
@@ -120,6 +121,46 @@ def test_the_search_for_events_without_a_leaf_stays_short(ledger: Ledger, signer
         head = log.head_of(connection)
     assert head is not None
     assert head.floor >= 150
+
+
+def slip_in(ledger: Ledger, **body: str) -> None:
+    """An event past `record`: what an INSERT by hand makes, whose id is of another content."""
+    content = canonical_json({"kind": "run.closed", "run": "r-1", "at": 1.5, "body": body, "nonce": "0"}).decode()
+    with ledger.write() as connection:
+        values = {"id": digest_bytes(b"another"), "kind": "run.closed", "run": "r-1", "at": 1.5, "body": content}
+        connection.execute(insert(events).values(values))
+
+
+@pytest.mark.parametrize("batch", [3, 5, 1000])
+@pytest.mark.parametrize("note", ["", LONG], ids=["short", "long"])
+def test_an_event_that_is_not_what_its_id_says_is_never_signed_and_the_log_stops_before_it(
+    ledger: Ledger, signer: Signer, check: Callable[..., Audit], batch: int, note: str
+) -> None:
+    before = write_events(ledger, 5)
+    slip_in(ledger, note=note)
+    after = write_events(ledger, 5, first=5)
+    for _ in range(2):
+        with pytest.raises(TrustError, match=r"Event 6 .* is not what its id says") as told:
+            sequence_all(ledger, signer, batch)
+        assert "verify" in told.value.do
+        assert leaf_order(ledger) == before
+    attack(ledger, "DELETE FROM events WHERE seq = 6")  # as its owner takes it out
+    assert sequence_all(ledger, signer, batch) == 5
+    assert leaf_order(ledger) == before + after
+    assert check().good
+
+
+@pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
+def test_an_event_that_is_not_signed_is_not_passed_over_either(ledger: Ledger, signer: Signer) -> None:
+    write_events(ledger, 2)
+    attack(ledger, "UPDATE events SET seq = 100 WHERE seq = 2")
+    sequence_all(ledger, signer)
+    write_events(ledger, 1, first=2)
+    slip_in(ledger)
+    attack(ledger, "UPDATE events SET seq = seq - 60 WHERE seq > 100")  # as of a transaction that commits late
+    for _ in range(2):
+        with pytest.raises(TrustError, match="Event 42 "):
+            sequence_all(ledger, signer)
 
 
 def test_a_clock_that_was_set_back_changes_no_order(

@@ -11,6 +11,8 @@ import pytest
 from blocks.canonical import canonical_json, digest_bytes
 from blocks.errors import TrustError
 from blocks.ledger import Ledger, log
+from blocks.ledger.merkle import leaf_hash
+from blocks.ledger.notes import Checkpoint, signed
 from blocks.ledger.tiles import WIDTH
 from tasks.publish.log.findings import LISTED, Audit
 from tasks.publish.log.sequence import Signer, sequence, sequence_all, signer_of
@@ -42,6 +44,16 @@ def test_events_that_only_wait_are_counted_and_are_no_fault(logged: Ledger, chec
     write_events(logged, 7)
     found = check()
     assert found.good
+    assert found.waiting == 7
+
+
+@pytest.mark.parametrize("change", ["id = 'sha256:00'", "kind = 'run.closed'", "body = replace(body, 'l-3', 'l-4')"])
+def test_an_event_that_waits_is_checked_like_one_that_has_its_leaf(logged: Ledger, check: Check, change: str) -> None:
+    write_events(logged, 7)
+    attack(logged, f"UPDATE events SET {change} WHERE seq = (SELECT max(seq) - 3 FROM events)")
+    found = check()
+    assert [finding.kind for finding in found.findings] == ["changed_event"]
+    assert found.findings[0].where.startswith("event 604 ")
     assert found.waiting == 7
 
 
@@ -197,6 +209,61 @@ def test_a_log_signed_with_another_key_is_not_ours(logged: Ledger, signer: Signe
     assert kinds(found) == {"bad_signature"}
     with pytest.raises(TrustError):
         verify_events(logged, "no key")
+
+
+@SQLITE
+def test_a_key_that_was_brought_along_is_the_only_one_that_counts(
+    logged: Ledger, signer: Signer, check: Check, tmp_path: Path
+) -> None:
+    with logged.read() as connection:
+        newest = log.latest_checkpoint(connection)
+    assert newest is not None
+    (tmp_path / "kept").write_text(newest.note)
+    attack(logged, *(f"DELETE FROM {table}" for table in ("log_leaves", "log_checkpoints", "log_tiles", "log_head")))
+    found = check(pinned=True)
+    assert [(finding.kind, finding.where) for finding in found.findings] == [("missing", "log_checkpoints")]
+
+    another = signer_of(logged, new_key())
+    sequence_all(logged, another)
+    assert verify_events(logged, str(another.verifier)).good, "a new log under a new key is consistent in itself"
+    assert kinds(check(pinned=True)) == {"other_log", "bad_signature"}
+    assert "fork" not in kinds(check(pinned=True, seen=[tmp_path / "kept"])), "what we did not sign proves nothing"
+
+
+@SQLITE
+def test_a_checkpoint_that_was_kept_elsewhere_is_continued_or_not(
+    logged: Ledger, signer: Signer, check: Check, tmp_path: Path
+) -> None:
+    with logged.read() as connection:
+        newest = log.latest_checkpoint(connection)
+    assert newest is not None
+    (tmp_path / "kept").write_text(newest.note)
+    write_events(logged, 5)
+    sequence_all(logged, signer)
+    found = check(seen=[tmp_path / "kept"])
+    assert found.assurance == f"Consistent in itself up to 605 events; it continues the 600 of {tmp_path / 'kept'}."
+    other = signed(str(Checkpoint("log.example/ci", 540, bytes(32))), "log.example/ci", signer.key)
+    (tmp_path / "other").write_text(str(other))
+    found = check(seen=[tmp_path / "kept", tmp_path / "other"])
+    assert [(finding.kind, finding.where) for finding in found.findings] == [("fork", str(tmp_path / "other"))]
+
+
+@SQLITE
+def test_a_changed_event_with_its_hash_accuses_nobody_of_a_fork(logged: Ledger, check: Check, tmp_path: Path) -> None:
+    assert check(remembered=tmp_path / "memory").good
+    attack(logged, "UPDATE events SET body = replace(body, 'r-1', 'r-2'), run = 'r-2' WHERE seq = 590")
+    with logged.read() as connection:
+        body = connection.exec_driver_sql("SELECT body FROM events WHERE seq = 590").scalar_one()
+        tile = log.stored_tile(connection, 0, 2) or b""
+    at = (589 - 2 * WIDTH) * 32
+    made = (tile[:at] + leaf_hash(body.encode()) + tile[at + 32 :]).hex()
+    attack(
+        logged,
+        f"UPDATE events SET id = '{digest_bytes(body.encode())}' WHERE seq = 590",
+        f"UPDATE log_tiles SET hashes = x'{made}' WHERE level = 0 AND number = 2",
+    )
+    found = check(remembered=tmp_path / "memory")
+    assert [(finding.kind, finding.where) for finding in found.findings] == [("wrong_root", "checkpoint of 600 leaves")]
 
 
 @SQLITE

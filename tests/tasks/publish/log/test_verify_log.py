@@ -12,7 +12,7 @@ from blocks.canonical import digest_bytes
 from blocks.errors import TrustError
 from blocks.ledger.entries import pack, unpack
 from blocks.ledger.merkle import leaf_hash
-from blocks.ledger.notes import ED25519, Checkpoint, VerifierKey, signed
+from blocks.ledger.notes import COSIGNATURE, ED25519, Checkpoint, VerifierKey, signed
 from blocks.ledger.tiles import WIDTH, entries_path, grow, tile_path
 from tasks.publish.log.findings import Audit
 from tasks.publish.log.verify_log import verify_log
@@ -150,6 +150,66 @@ def test_a_fork_is_told_by_what_is_remembered(published: Published, tmp_path: Pa
     assert [(finding.kind, finding.where) for finding in found.findings] == [("fork", str(tmp_path / "other"))]
 
 
+def changed_with_its_hash(published: Published) -> None:
+    """Change an entry of the last tile, and its hash: as a copy is damaged by somebody who has no key."""
+    bundle, tile = published.folder / "tile/entries/002.p/88", published.folder / "tile/0/002.p/88"
+    replace_entry(bundle, 9, b"{}")
+    data = tile.read_bytes()
+    tile.write_bytes(data[: 9 * 32] + leaf_hash(b"{}") + data[10 * 32 :])
+
+
+def test_a_changed_copy_accuses_nobody_of_a_fork_while_the_checkpoints_agree(
+    published: Published, tmp_path: Path
+) -> None:
+    shutil.copy(published.folder / "checkpoint", tmp_path / "middle")
+    published.grow(2)
+    assert published.verify(remembered=tmp_path / "memory").good
+    bundle, tile = published.folder / "tile/entries/002.p/90", published.folder / "tile/0/002.p/90"
+    replace_entry(bundle, 9, b"{}")
+    data = tile.read_bytes()
+    tile.write_bytes(data[: 9 * 32] + leaf_hash(b"{}") + data[10 * 32 :])
+
+    found = published.verify(remembered=tmp_path / "memory")
+    assert [(finding.kind, finding.where) for finding in found.findings] == [("wrong_root", "checkpoint")]
+    found = published.verify(remembered=tmp_path / "memory", seen=[tmp_path / "middle"])
+    assert kinds(found) == {"wrong_root"}
+    assert not any("rewritten" in finding.says for finding in found.findings)
+
+
+def test_two_checkpoints_of_one_size_prove_a_fork_whatever_became_of_the_entries(
+    published: Published, tmp_path: Path
+) -> None:
+    other = signed(str(Checkpoint("log.example/ci", 600, bytes(32))), "log.example/ci", published.signer.key)
+    (tmp_path / "other").write_text(str(other))
+    assert kinds(published.verify(seen=[tmp_path / "other"])) == {"fork"}
+    changed_with_its_hash(published)
+    assert kinds(published.verify(seen=[tmp_path / "other"])) == {"fork", "wrong_root"}
+
+
+def test_a_shorter_log_is_not_said_to_be_the_same_as_far_as_it_goes(published: Published, tmp_path: Path) -> None:
+    longer = signed(str(Checkpoint("log.example/ci", 640, bytes(32))), "log.example/ci", published.signer.key)
+    (tmp_path / "longer").write_text(str(longer))
+    found = published.verify(seen=[tmp_path / "longer"])
+    assert kinds(found) == {"removed_tail"}
+    assert "at least the last 40 were removed" in found.findings[0].says
+    assert "cannot be told" in found.findings[0].says
+
+
+def test_a_checkpoint_that_was_kept_elsewhere_vouches_like_a_memory(published: Published, tmp_path: Path) -> None:
+    shutil.copy(published.folder / "checkpoint", tmp_path / "kept")
+    published.grow(5)
+    found = published.verify(seen=[tmp_path / "kept"])
+    assert found.assurance == f"Consistent in itself up to 605 events; it continues the 600 of {tmp_path / 'kept'}."
+
+
+def test_a_memory_that_cannot_be_kept_is_told_beside_the_result(published: Published, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    found = published.verify(remembered=tmp_path / "file" / "memory")
+    assert (found.good, found.size) == (True, 600)
+    assert "cannot be written" in found.not_kept
+    assert not published.verify(remembered=tmp_path / "memory").not_kept
+
+
 def test_a_memory_of_another_log_is_told(published: Published, tmp_path: Path) -> None:
     (tmp_path / "memory").write_text(str(signed(str(Checkpoint("x", 1, bytes(32))), "x", new_key())))
     assert kinds(published.verify(remembered=tmp_path / "memory")) == {"bad_signature"}
@@ -188,3 +248,5 @@ def test_what_is_no_key_is_refused(published: Published) -> None:
         verify_log(published.folder, "log.example/ci")
     with pytest.raises(TrustError, match="not of a witness"):
         published.verify(witnesses=[published.key])
+    with pytest.raises(TrustError, match="not of a log"):
+        verify_log(published.folder, str(VerifierKey("w", COSIGNATURE, bytes(32))))
