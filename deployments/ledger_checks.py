@@ -15,7 +15,7 @@ from blocks.ledger.revisions import head, refuse_strange, revision_of
 from deployments.doctor import Finding
 from flows.drive import ledger_of
 from tasks.keep.check import Soundness, look
-from tasks.publish.log.own import has_log
+from tasks.publish.log.own import has_log, stopped
 
 
 def ledger_findings() -> list[Finding]:
@@ -68,6 +68,8 @@ def _older(home: Home) -> Finding | None:
 
 def _log(home: Home, ledger: Ledger) -> list[Finding]:
     """A finding where the log cannot grow."""
+    if (trouble := stopped(ledger)) is not None:
+        return [Finding("log", "bad", f"{trouble.what} The log stops before it.", trouble.do)]
     if home.log_key.exists() or not has_log(ledger):
         return []
     return [

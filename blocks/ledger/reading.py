@@ -41,7 +41,8 @@ def open_to_read(place: Home, url: str | None = None) -> Ledger:
         check_store(ledger)
     except LedgerError as error:
         ledger.close()
-        if file and "unable to open" in error.what and not os.access(file.parent, os.W_OK):
+        readable = file and os.access(file, os.R_OK) and not os.access(file.parent, os.W_OK)
+        if readable and "unable to open" in error.what:
             raise LedgerError(
                 f"{file} has a write-ahead log beside it, which cannot be read in a folder that cannot be written.",
                 kept="Nothing was changed.",

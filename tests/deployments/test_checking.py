@@ -170,6 +170,8 @@ def test_a_key_pins_the_log_of_the_ledger(copied: tuple[Path, dict[str, str]], t
         for table in ("log_leaves", "log_checkpoints", "log_tiles", "log_head"):
             records.execute(f"DELETE FROM {table}")
     (home / "last-checkpoint").unlink()
+    code, said = checked(env, "--key", key)
+    assert (code, [finding["says"].split(",")[0] for finding in said["findings"][:1]]) == (1, ["there is no log here"])
     exported(env, tmp_path / "again")  # a new log under a new key, signed by the program itself
     assert checked(env)[0] == 0
     code, said = checked(env, "--key", key)

@@ -21,6 +21,7 @@ from tests.postgres import Postgres
 from tests.postgres import postgres as postgres
 from tests.small import asked, commonfleet
 from tests.tasks.keep.conftest import live
+from tests.tasks.publish.log.conftest import slip_in
 
 
 @pytest.fixture
@@ -82,6 +83,7 @@ def test_a_ledger_is_moved_with_its_url_on_standard_input_and_no_password_is_sai
     )
     assert done.returncode == 0, done.stderr
     assert asked("runs", env=env_of(home)) == before
+    assert asked("verify", env=env_of(home))["good"]
     opens = told(home, "ledger")
     assert "postgresql" in opens["what"]
     for said in (refused.stderr, refused.stdout, done.stdout, done.stderr, str(opens)):
@@ -115,6 +117,15 @@ def test_the_doctor_explains_files_leases_and_runs(home: Home) -> None:
     assert "orphan.parquet" in found["orphans"]["what"]
     assert "resume r-0" in found["leases"]["do"]
     assert "r-0" in found["runs"]["what"]
+
+
+def test_the_doctor_says_before_which_event_the_log_stops(home: Home) -> None:
+    ledger = ledger_of(home)
+    slip_in(ledger)
+    finding = told(home, "log")
+    assert finding["level"] == "bad"
+    assert "is not what its id says" in finding["what"]
+    ledger.close()
 
 
 def test_the_doctor_does_not_change_an_older_ledger(home: Home) -> None:

@@ -16,6 +16,7 @@ from blocks.signing import Key
 from flows.conclude import CLOSING, conclude, cut_due
 from tasks.beside import Beside, beside
 from tests.tasks.collect.conftest import Night, finished, key, ledger, open_night, unit
+from tests.tasks.publish.log.conftest import slip_in
 
 __all__ = ["key", "ledger"]
 
@@ -59,6 +60,15 @@ async def test_a_bundle_that_is_gone_is_told_and_the_others_are_cut(other: Besid
 
     assert "1 segments were cut" in caught.value.kept
     assert "backup" in caught.value.do
+
+
+async def test_a_run_whose_events_the_log_cannot_take_is_closed_and_says_so(other: Beside, night: Night) -> None:
+    home, catalog = open_home(night.ledger.results.parent / "home"), load_catalog(default_root())
+    slip_in(night.ledger)
+    conclusion = await conclude(other, home, night.ledger, night.seat, catalog, "complete")
+    assert conclusion.exit_code == 0
+    assert "Not all of its events are in the log: Event" in conclusion.trouble
+    assert "upkeep, appends them" not in conclusion.trouble
 
 
 async def test_a_run_is_closed_by_its_driver_and_nobody_else(other: Beside, night: Night) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from blocks.errors import LedgerError
+from blocks.errors import LedgerError, TrustError
 from blocks.home import Home
 from blocks.ledger import Ledger, log
 from blocks.signing import load_or_make_key
-from tasks.publish.log.sequence import Signer, sequence_all, signer_of
+from tasks.publish.log.sequence import BATCH, Signer, sequence_all, signer_of, strange
 
 
 def append_to_log(home: Home, ledger: Ledger) -> int:
@@ -35,6 +35,14 @@ def has_log(ledger: Ledger) -> bool:
     """Whether anything was appended yet."""
     with ledger.read() as connection:
         return log.head_of(connection) is not None
+
+
+def stopped(ledger: Ledger) -> TrustError | None:
+    """What keeps the log from growing: the next event that is not what its id says."""
+    with ledger.read() as connection:
+        head = log.head_of(connection) or log.Head("")
+        waiting = log.waiting(connection, head.floor, BATCH)
+        return next((strange(event) for event in waiting if not log.is_what_it_says(connection, event)), None)
 
 
 def log_verifier(home: Home, ledger: Ledger) -> str | None:

@@ -73,7 +73,7 @@ def sequence(ledger: Ledger, signer: Signer, batch: int = BATCH) -> int:
         edge = _edge(connection, known, signer)
         sound = list(itertools.takewhile(lambda event: log.is_what_it_says(connection, event), found))
     if not sound:
-        raise _strange(found[0])
+        raise strange(found[0])
     growth = grow(known.size, edge, [event.leaf for event in sound])
     with ledger.write() as connection:
         after = log.writers(connection)
@@ -83,12 +83,15 @@ def sequence(ledger: Ledger, signer: Signer, batch: int = BATCH) -> int:
         note = signed(str(Checkpoint(signer.name, growth.size, growth.root)), signer.name, signer.key)
         log.store_checkpoint(connection, log.Signed(growth.size, growth.root, str(note), clock(connection)))
     if sound != found:
-        raise _strange(found[len(sound)])
+        raise strange(found[len(sound)])
     return len(sound)
 
 
-def _strange(event: log.Waiting) -> TrustError:
-    """Signed, it could never be taken back, and everybody who checks the log would find it."""
+def strange(event: log.Waiting) -> TrustError:
+    """Why the log stops before an event that is not what its id says.
+
+    Signed, it could never be taken back, and everybody who checks the log would find it.
+    """
     return TrustError(
         f"Event {event.seq} ({short(str(event.id))}) is not what its id says: somebody wrote it past commonfleet, "
         "or the disk damaged it.",

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import insert, select, text
 
+from blocks.canonical import canonical_json, digest_bytes
 from blocks.ledger import Ledger, log, record
 from blocks.ledger.log_schema import log_leaves
 from blocks.ledger.schema import IMMUTABLE, events
@@ -34,6 +35,14 @@ def write_events(ledger: Ledger, count: int, *, first: int = 0, **body: str) -> 
     """Write `count` events in one transaction; returns their ids."""
     with ledger.write() as connection:
         return [record(connection, "lease.granted", run="r-1", lease=f"l-{first + i}", **body) for i in range(count)]
+
+
+def slip_in(ledger: Ledger, **body: str) -> None:
+    """An event past `record`: what an INSERT by hand makes, whose id is of another content."""
+    content = canonical_json({"kind": "run.closed", "run": "r-1", "at": 1.5, "body": body, "nonce": "0"}).decode()
+    with ledger.write() as connection:
+        values = {"id": digest_bytes(b"another"), "kind": "run.closed", "run": "r-1", "at": 1.5, "body": content}
+        connection.execute(insert(events).values(values))
 
 
 def attack(ledger: Ledger, *statements: str) -> None:

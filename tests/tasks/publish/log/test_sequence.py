@@ -8,7 +8,6 @@ import pytest
 from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DBAPIError
 
-from blocks.canonical import canonical_json, digest_bytes
 from blocks.errors import LedgerError, StaleSequencer, TrustError
 from blocks.ledger import Ledger, log, record
 from blocks.ledger.entries import entry_of
@@ -20,7 +19,7 @@ from tasks.publish.log.findings import Audit
 from tasks.publish.log.sequence import Signer, sequence, sequence_all, signer_of
 from tests.ledger_rows import new_key, open_made
 from tests.postgres import Postgres
-from tests.tasks.publish.log.conftest import LONG, attack, event_ids, leaf_order, write_events
+from tests.tasks.publish.log.conftest import LONG, attack, event_ids, leaf_order, slip_in, write_events
 
 
 def test_every_event_gets_one_leaf_in_the_order_of_events(ledger: Ledger, signer: Signer) -> None:
@@ -121,14 +120,6 @@ def test_the_search_for_events_without_a_leaf_stays_short(ledger: Ledger, signer
         head = log.head_of(connection)
     assert head is not None
     assert head.floor >= 150
-
-
-def slip_in(ledger: Ledger, **body: str) -> None:
-    """An event past `record`: what an INSERT by hand makes, whose id is of another content."""
-    content = canonical_json({"kind": "run.closed", "run": "r-1", "at": 1.5, "body": body, "nonce": "0"}).decode()
-    with ledger.write() as connection:
-        values = {"id": digest_bytes(b"another"), "kind": "run.closed", "run": "r-1", "at": 1.5, "body": content}
-        connection.execute(insert(events).values(values))
 
 
 @pytest.mark.parametrize("batch", [3, 5, 1000])
