@@ -19,6 +19,7 @@ from blocks.ledger.schema import attempts, bundles, events, leases, settlements,
 from blocks.signing import BUNDLE_TYPE, Key, sign
 from tasks.collect.driver import Seat
 from tasks.collect.grant import Asking
+from tasks.collect.leases import DEATHS
 from tasks.collect.turn import asked, turn
 from tests.faults.rounds import rounds
 from tests.ledger_fixtures import database_url as database_url
@@ -113,12 +114,18 @@ def check(night: Night, answered: list[str]) -> None:
         mine = select(func.count()).select_from(units).where(units.c.run == run)
         assert count(mine.where(units.c.state == "terminal")) == count(mine) == UNITS
         settled = connection.execute(
-            select(settlements.c.unit, settlements.c.terminal).where(settlements.c.run == run)
+            select(settlements.c.unit, settlements.c.terminal, units.c.deaths)
+            .join(units, (units.c.run == settlements.c.run) & (units.c.unit == settlements.c.unit))
+            .where(settlements.c.run == run)
         ).all()
-        assert len(settled) == len({unit for unit, _ in settled}) == UNITS
-        assert {terminal for _, terminal in settled} == {"ran"}
+        assert len(settled) == len({row.unit for row in settled}) == UNITS
+        # By chance one unit may have been in hand at three of the kills: then it is lost(poison), and rightly so.
+        ran = {row.unit for row in settled if row.deaths < DEATHS}
+        assert {row.terminal for row in settled if row.unit in ran} == {"ran"}
+        assert {row.terminal for row in settled if row.unit not in ran} <= {"lost"}
         counted = connection.scalars(select(attempts.c.unit).where(attempts.c.run == run, attempts.c.counted)).all()
-        assert len(counted) == len(set(counted)) == UNITS
+        assert len(counted) == len(set(counted))
+        assert set(counted) == ran
         kept = set(connection.scalars(select(bundles.c.lease).where(bundles.c.run == run)))
         assert set(answered) <= kept, "a part that was answered for is not there"
         told = select(func.count()).select_from(events).where(events.c.run == run, events.c.kind == "bundle.admitted")
