@@ -51,9 +51,9 @@ def key_id(public: bytes) -> str:
 
 
 def load_or_make_key(path: Path) -> Key:
-    """The key at `path`, made there (mode 0600) when there is none."""
+    """The key at `path`, made there (mode 0600) when there is none. Raises TrustError for a file that is no key."""
     if path.exists():
-        return Key(Ed25519PrivateKey.from_private_bytes(path.read_bytes()))
+        return _read_key(path)
     private = Ed25519PrivateKey.generate()
     raw = private.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -69,7 +69,19 @@ def load_or_make_key(path: Path) -> Key:
         pass  # the other process was first: its key is the key
     finally:
         temporary.unlink()
-    return Key(Ed25519PrivateKey.from_private_bytes(path.read_bytes()))
+    return _read_key(path)
+
+
+def _read_key(path: Path) -> Key:
+    try:
+        return Key(Ed25519PrivateKey.from_private_bytes(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) else "it is no ed25519 key of 32 bytes"
+        raise TrustError(
+            f"The key {path} cannot be used: {said}.",
+            kept="Nothing was changed.",
+            do="Put it back from a backup, or make it readable for the user who calls this.",
+        ) from error
 
 
 def sign(key: Key, payload_type: str, payload: bytes) -> dict[str, Any]:

@@ -45,6 +45,19 @@ def test_a_key_is_made_once_and_readable_by_nobody_else(tmp_path: Path) -> None:
     assert load_or_make_key(tmp_path / "keys" / "two").id != first.id
 
 
+@pytest.mark.parametrize("content", [b"", b"short", b"x" * 33])
+def test_a_file_that_is_no_key_is_told_in_words(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "k").write_bytes(content)
+    with pytest.raises(TrustError, match="no ed25519 key"):
+        load_or_make_key(tmp_path / "k")
+
+
+def test_a_key_that_cannot_be_read_is_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "k").mkdir()
+    with pytest.raises(TrustError, match="cannot be used"):
+        load_or_make_key(tmp_path / "k")
+
+
 def test_processes_that_start_at_once_agree_on_one_key(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from blocks.signing import load_or_make_key as k\n"
     code += "print(k(Path(sys.argv[1])).id)"
