@@ -251,8 +251,8 @@ def test_a_full_disk_ends_with_a_sentence_and_the_run_can_be_resumed(tmp_path: P
         env = surroundings(tmp_path, small_catalog(tmp_path, commands, sandbox="none"))
         driver = start(env, "run", "--profile", "small")
         wait_for(lambda: running(env))
-        _fill(home / "ballast")
-        _, said = driver.communicate(timeout=120)
+        _keep_full(home / "ballast", driver)
+        _, said = driver.communicate(timeout=10)
         assert driver.returncode == 2, said
         assert "Traceback" not in said
         assert "resume" in said
@@ -267,10 +267,12 @@ def test_a_full_disk_ends_with_a_sentence_and_the_run_can_be_resumed(tmp_path: P
         subprocess.run(["umount", "-l", str(home)], check=True)
 
 
-def _fill(ballast: Path) -> None:
+def _keep_full(ballast: Path, driver: subprocess.Popen[str]) -> None:
+    """Until the driver has ended: what it frees meanwhile is taken as well."""
+    end = time.monotonic() + 120
     with ballast.open("wb", buffering=0) as file:  # what a buffer kept would be written, and fail, once more at the end
-        try:
-            while True:
-                file.write(b"\0" * 65536)
-        except OSError:
-            pass  # full, as wanted
+        while driver.poll() is None and time.monotonic() < end:
+            try:
+                file.write(b"\0" * 4096)
+            except OSError:
+                time.sleep(0.01)  # full, as wanted
