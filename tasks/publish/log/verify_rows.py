@@ -7,6 +7,7 @@ Rows that were summed up by day are gone, as an event says; of these only their 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import NamedTuple
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from blocks.errors import CommonfleetError
+from blocks.errors import CommonfleetError, TrustError
 from blocks.ledger import Ledger
 from blocks.ledger.file_roots import LEAF_BYTES, bundles_in, joined_leaves, leaves_in, wrong_test
 from blocks.ledger.files import Segment, at_hand
@@ -34,6 +36,7 @@ class Rows:
     unproven: int = 0  # bundles that were admitted under another form of root: only their number of rows was compared
 
 
+_AT_ONCE = 20_000  # rows
 _UNREADABLE = (CommonfleetError, duckdb.Error, pa.ArrowException, OSError, UnicodeError, KeyError)
 """What reading a file raises that somebody has changed."""
 
@@ -51,13 +54,15 @@ def verify_rows(ledger: Ledger, both: duckdb.DuckDBPyConnection, findings: Findi
     """Compare the rows in every file that counts with what was admitted. `both` are the two accounts.
 
     Of a file that is `wrong`, the bundles are named whose rows are not right; that nothing can be read is no news.
+    Raises TrustError for a file as the log tells of it, which the query engine does not survive.
     """
-    check = _Check(ledger, both, findings)
-    for path, digest, kind in both.execute(_FILES).fetchall():
-        check.file(path, digest, kind, known=path in wrong)
-    check.parts_of_several_files()
-    check.what_is_nowhere()
-    check.what_was_summed_up()
+    with tempfile.TemporaryDirectory(prefix="commonfleet-verify-") as folder:
+        check = _Check(ledger, both, findings, Path(folder))
+        for path, digest, kind in both.execute(_FILES).fetchall():
+            check.file(path, digest, kind, known=path in wrong)
+        check.parts_of_several_files()
+        check.what_is_nowhere()
+        check.what_was_summed_up()
     return check.counts
 
 
@@ -99,8 +104,8 @@ class _Part:
 class _Check:
     """One pass over the files. Rows of a bundle that has results and metrics stand in two of them."""
 
-    def __init__(self, ledger: Ledger, both: duckdb.DuckDBPyConnection, findings: Findings) -> None:
-        self._ledger, self._both, self._findings = ledger, both, findings
+    def __init__(self, ledger: Ledger, both: duckdb.DuckDBPyConnection, findings: Findings, folder: Path) -> None:
+        self._ledger, self._both, self._findings, self._folder = ledger, both, findings, folder
         self.counts = Rows()
         self._parts: dict[str, _Part] = {}
         both.execute("CREATE TABLE found (digest VARCHAR, rows BIGINT)")
@@ -111,12 +116,26 @@ class _Check:
         where = f"results/{path}"
         try:
             (file,) = at_hand(self._ledger, [Segment(digest, "", "", kind, path, 0, 0, 0.0)])
-            self._rows_of(file, kind, where)
+            self._rows_of(self._anew(file) if known else file, kind, where)
+        except duckdb.FatalException as error:  # its database is gone, and the accounts with it
+            raise TrustError(
+                f"The rows of {where} cannot be compared: the query engine does not survive the file.",
+                kept="Nothing was changed, and nothing is said about the other files.",
+                do="It is as the log tells of it, so whoever made it made it so. Keep a copy, and restore a backup.",
+            ) from error
         except _UNREADABLE as error:
             first = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
             if not known:
                 self._findings.add("damaged", where, f"its rows cannot be read: {first}")
             self._both.execute("INSERT INTO unread VALUES (?)", [digest])
+
+    def _anew(self, file: Path) -> Path:
+        """The rows of a damaged file in a sound one: a single bit may end not a query of DuckDB's but its database."""
+        sound = self._folder / file.name
+        with pq.ParquetFile(file) as old, pq.ParquetWriter(sound, old.schema_arrow) as new:
+            for batch in old.iter_batches(_AT_ONCE):
+                new.write_batch(batch)
+        return sound
 
     def _rows_of(self, file: Path, kind: str, where: str) -> None:
         said = None if kind == "metrics" else wrong_test(self._both, file)

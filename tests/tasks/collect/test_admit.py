@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from blocks.ledger.schema import attempts, bundles, events, settlements
 from blocks.signing import BUNDLE_TYPE, Key, load_or_make_key, sign
 from tasks.collect.admit import admit
 from tasks.collect.leases import end_unfinished, expire
+from tasks.collect.segments import cut_segments
+from tasks.publish.log.verify_files import verify_files
 from tests.ledger_fixtures import database_url as database_url
 from tests.ledger_fixtures import ledger as ledger
 from tests.postgres import postgres as postgres
@@ -30,6 +32,15 @@ from tests.tasks.collect.conftest import Night, finished, open_night, unit
 def one(ledger: Ledger, key: Key) -> Night:
     """A night of one unit on two machines."""
     return open_night(ledger, key, [unit(1)], machines_=("m1", "m2"))
+
+
+@pytest.fixture(autouse=True)
+def as_the_log_says(ledger: Ledger) -> Iterator[None]:
+    """Whatever order things came in, `verify` accuses nobody of it."""
+    yield
+    cut_segments(ledger, everything=True)
+    found = verify_files(ledger).findings
+    assert found.count == 0, found.listed
 
 
 def expired(night: Night) -> str:

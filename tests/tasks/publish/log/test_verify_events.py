@@ -211,14 +211,19 @@ def test_a_log_signed_with_another_key_is_not_ours(logged: Ledger, signer: Signe
         verify_events(logged, "no key")
 
 
+def keep_newest(ledger: Ledger, path: Path) -> None:
+    """Keep the newest checkpoint somewhere else."""
+    with ledger.read() as connection:
+        newest = log.latest_checkpoint(connection)
+    assert newest is not None
+    path.write_text(newest.note)
+
+
 @SQLITE
 def test_a_key_that_was_brought_along_is_the_only_one_that_counts(
     logged: Ledger, signer: Signer, check: Check, tmp_path: Path
 ) -> None:
-    with logged.read() as connection:
-        newest = log.latest_checkpoint(connection)
-    assert newest is not None
-    (tmp_path / "kept").write_text(newest.note)
+    keep_newest(logged, tmp_path / "kept")
     attack(logged, *(f"DELETE FROM {table}" for table in ("log_leaves", "log_checkpoints", "log_tiles", "log_head")))
     found = check(pinned=True)
     assert [(finding.kind, finding.where) for finding in found.findings] == [("missing", "log_checkpoints")]
@@ -234,10 +239,7 @@ def test_a_key_that_was_brought_along_is_the_only_one_that_counts(
 def test_a_checkpoint_that_was_kept_elsewhere_is_continued_or_not(
     logged: Ledger, signer: Signer, check: Check, tmp_path: Path
 ) -> None:
-    with logged.read() as connection:
-        newest = log.latest_checkpoint(connection)
-    assert newest is not None
-    (tmp_path / "kept").write_text(newest.note)
+    keep_newest(logged, tmp_path / "kept")
     write_events(logged, 5)
     sequence_all(logged, signer)
     found = check(seen=[tmp_path / "kept"])
